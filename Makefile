@@ -1,0 +1,59 @@
+# Everything that people and CI run. Each target sets up its own environment in .venv from a bare Python 3.10+.
+#
+#   make demo       compress a small real model three ways and compare them
+#   make test       lint, then every test that is not slow
+#   make test-all   lint, then every test
+#   make bench      time the kernels
+#   make lint       formatting, style and types of Python and C++
+#   make clean      remove the environment and everything that was built
+
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first where no PyTorch is there yet; any version that pyproject.toml allows will do.
+TORCH ?= torch==2.13.0
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
+
+.PHONY: demo test test-all bench lint clean
+
+demo: $(READY)
+	@echo "== demo: a small real model, compressed three ways"
+	$(BIN)/python benchmarks/demo.py
+
+test: lint
+	@echo "== test: everything that is not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-all: lint
+	@echo "== test-all: every test"
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+bench: $(READY)
+	@echo "== bench: kernels"
+	$(BIN)/python benchmarks/kernels.py
+
+lint: $(READY)
+	@echo "== lint: ruff, mypy, clang-format"
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/.torch:
+	@echo "== environment: $(VENV), with PyTorch"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tilepress needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(READY): $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
+	@echo "== environment: what the native extension is built with, then tilepress, editable"
+	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.11" "nanobind>=2.4" "cmake>=3.20" "ninja>=1.11"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
+	@touch $@

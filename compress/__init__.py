@@ -1,0 +1,1 @@
+"""Tensors to parts, and checkpoints to containers: codecs, recipes, plans and the streaming pipeline."""

@@ -1,0 +1,76 @@
+"""What the fixed-rate encoders share: padding to whole tiles, groups of columns, and scales.
+
+A scale is stored in bfloat16, which has float32's range: no weight is too large or too small for it. It is rounded
+away from zero, so that the largest value of the group never falls outside the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from tilepress.compress.codecs.panels import require_finite, runs
+from tilepress.kernels import PartSpec
+from tilepress.kernels.layout.tiles import TILE, groups
+
+
+def padded_runs(matrix: torch.Tensor, codec: str) -> Iterator[torch.Tensor]:
+    """Runs of panels in float32, filled up with zeros to whole tiles: [rows, columns], multiples of 16.
+
+    Raises:
+        CodecError: NaN or infinite values.
+    """
+    for run in runs(matrix):
+        require_finite(run, codec)
+        if not run.numel():
+            continue
+        rows, columns = run.shape
+        yield torch.nn.functional.pad(run.float(), (0, -columns % TILE, 0, -rows % TILE))
+
+
+def reduce_groups(values: torch.Tensor, group: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Apply `reduce` (over the last dimension) to each row's groups: [rows, columns] -> [rows, groups].
+
+    The columns that a short last group lacks count as zeros.
+    """
+    columns = values.shape[1]
+    width = group or columns
+    count = groups(columns, group)
+    if columns != count * width:
+        values = torch.nn.functional.pad(values, (0, count * width - columns))
+    return reduce(values.view(values.shape[0], count, width))
+
+
+def spread_groups(of_groups: torch.Tensor, group: int, columns: int) -> torch.Tensor:
+    """A value a group -> the same value for each of its columns: [rows, groups] -> [rows, columns]."""
+    if not group:
+        return of_groups.expand(-1, columns)
+    return of_groups.repeat_interleave(group, dim=1)[:, :columns]
+
+
+def round_scale(scale: torch.Tensor) -> torch.Tensor:
+    """float32 scales -> bfloat16, rounded away from zero."""
+    rounded = scale.bfloat16()
+    short = rounded.float().abs() < scale.abs()
+    bits = rounded.view(torch.int16)
+    return torch.where(short, bits + 1, bits).view(torch.bfloat16)
+
+
+def by_panel(of_groups: torch.Tensor) -> torch.Tensor:
+    """[rows, groups] -> [panels, groups, 16], the order in which scales are stored."""
+    rows, count = of_groups.shape
+    return of_groups.view(rows // TILE, TILE, count).permute(0, 2, 1).contiguous()
+
+
+def divide(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """values / scale, and 0 where the scale is 0."""
+    return torch.where(scale == 0, torch.zeros((), dtype=values.dtype), values / scale)
+
+
+def join(pieces: Mapping[str, list[torch.Tensor]], specs: Mapping[str, PartSpec]) -> dict[str, torch.Tensor]:
+    """Parts of consecutive runs -> parts of the whole tensor; of an empty tensor, parts of zeros."""
+    return {
+        name: torch.cat(pieces[name]) if pieces[name] else torch.zeros(spec.shape, dtype=spec.dtype)
+        for name, spec in specs.items()
+    }

@@ -1,0 +1,186 @@
+"""Streaming conversion: tensors are encoded by a few workers and written in the order of the plan.
+
+At most `workers` tensors are in memory at a time, so the peak is set by the largest tensor, not by the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilepress.compress.codecs import encode
+from tilepress.compress.plan import Plan, PlannedTensor, make_plan
+from tilepress.compress.recipe import Recipe
+from tilepress.formats.checkpoint import Checkpoint, open_checkpoint
+from tilepress.formats.container import Container
+from tilepress.formats.container_writer import ContainerWriter
+from tilepress.formats.measure import measure_error
+from tilepress.formats.record import Error, Record
+from tilepress.kernels import CodecError, Encoded, RecipeError
+
+_SPARE_BYTES = 16_000_000
+_MOST_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a conversion after a tensor has been written.
+
+    Attributes:
+        name: of the tensor; empty for the report that opens a resumed conversion.
+        record: what was written; nothing in that first report.
+        done_bytes: bytes of the source that are done.
+        total_bytes: bytes of the source.
+        resumed_bytes: bytes of the source that an earlier run had done.
+    """
+
+    name: str
+    record: Record | None
+    done_bytes: int
+    total_bytes: int
+    resumed_bytes: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Result of a conversion.
+
+    Attributes:
+        path: the container.
+        source_bytes: bytes of the source's tensors.
+        size_bytes: bytes of the container's weight files.
+        resumed: tensors that an earlier, interrupted run had written.
+    """
+
+    path: Path
+    source_bytes: int
+    size_bytes: int
+    resumed: int
+
+
+def compress(
+    source: str | Path,
+    destination: str | Path,
+    codec: str | None = None,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    embeddings: str | None = None,
+    workers: int | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    restart: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> Conversion:
+    """Write a compressed checkpoint.
+
+    An interrupted conversion goes on where it stopped when it is started again with the same arguments. The output
+    does not depend on interruptions or on `workers`.
+
+    Args:
+        source: a folder with safetensors, a safetensors or GGUF file, or a Hub name.
+        destination: folder to write; must not exist yet.
+        codec: spec for the matrices of the blocks; 4-bit integers by default.
+        recipe: rules instead of a codec, or a file of them.
+        embeddings: spec for embeddings and head.
+        workers: tensors that are encoded at the same time; as many as there are processors, at most 4, when left out.
+        max_shard_bytes: predicted size at which a new shard is begun.
+        restart: throw an unfinished conversion away instead of resuming it.
+        report: called after every tensor.
+
+    Raises:
+        TilepressError: anything about the source, the recipe, the values or the disk that makes it impossible.
+    """
+    checkpoint = open_checkpoint(source)
+    rules = Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe
+    plan = make_plan(checkpoint, codec, rules, embeddings, max_shard_bytes)
+    return run_plan(checkpoint, plan, Path(destination), workers=workers, restart=restart, report=report)
+
+
+def run_plan(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    destination: Path,
+    *,
+    workers: int | None = None,
+    restart: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> Conversion:
+    """Carry out a plan; arguments and errors as for `compress`."""
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
+    if workers < 1:
+        raise RecipeError(f"workers={workers}: at least one is needed")
+    destination = Path(destination).absolute()
+    require_apart(checkpoint, destination)
+    slots = [[tensor.slot for tensor in shard] for shard in plan.shards]
+    identity = checkpoint.identity()
+    with ContainerWriter(destination, slots, identity, plan.summary, restart) as writer:
+        sizes = {tensor.slot.name: tensor for tensor in plan.tensors}
+        remaining = [sizes[slot.name] for slot in writer.remaining()]
+        _require_room(writer.folder, remaining)
+        total = plan.source_bytes
+        resumed = total - sum(tensor.source_bytes for tensor in remaining)
+        done = resumed
+        if report and resumed:
+            report(Progress("", None, done, total, resumed))
+        for tensor, (encoded, error) in _encode_all(checkpoint, remaining, workers):
+            record = writer.write(tensor.slot, encoded, error)
+            done += tensor.source_bytes
+            if report:
+                report(Progress(tensor.slot.name, record, done, total, resumed))
+        companions = {str(path): checkpoint.path / path for path in checkpoint.companions()}
+        writer.finish(checkpoint.config, companions)
+        count = writer.resumed
+    size = Container.open(destination).size_bytes
+    return Conversion(destination, total, size, count)
+
+
+def require_apart(checkpoint: Checkpoint, destination: Path) -> None:
+    """Raise `RecipeError` if the output would lie in the source's folder, where it would be taken for a part of it."""
+    source, target = checkpoint.path.resolve(), destination.resolve()
+    if source == target or source in target.parents:
+        raise RecipeError(f"{destination}: lies in the source's folder; choose a place outside of {checkpoint.path}")
+
+
+def _encode_all(
+    checkpoint: Checkpoint, tensors: Sequence[PlannedTensor], workers: int
+) -> Iterator[tuple[PlannedTensor, tuple[Encoded, Error]]]:
+    """Encode with `workers` threads, at most so many tensors ahead, and yield in order."""
+    waiting: deque[tuple[PlannedTensor, Future[tuple[Encoded, Error]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+        try:
+            for tensor in tensors:
+                if len(waiting) == workers:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+                waiting.append((tensor, pool.submit(_encode_one, checkpoint, tensor)))
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _encode_one(checkpoint: Checkpoint, tensor: PlannedTensor) -> tuple[Encoded, Error]:
+    slot = tensor.slot
+    weight = checkpoint.tensor(slot.name)
+    weight = weight.T if slot.transposed else weight
+    try:
+        encoded = encode(weight, slot.params)
+        return encoded, measure_error(weight, encoded)
+    except CodecError as problem:
+        raise CodecError(f"{checkpoint.path}, tensor {slot.name}: {problem}") from None
+
+
+def _require_room(folder: Path, remaining: Sequence[PlannedTensor]) -> None:
+    needed = sum(tensor.predicted_bytes for tensor in remaining) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RecipeError(
+            f"{folder}: the disk has {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB are needed; "
+            "make room or choose another place, and run the same command again"
+        )
