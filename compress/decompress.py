@@ -10,7 +10,7 @@ import torch
 from tilepress.formats.checkpoint_writer import write_checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.safetensors_checkpoint import companion_files
-from tilepress.formats.safetensors_write import Outline
+from tilepress.formats.tensor_info import TensorInfo
 from tilepress.kernels import CodecError, FormatError
 
 
@@ -31,8 +31,8 @@ def decompress(
         TilepressError: a damaged container, an existing destination, or a disk that can't take it.
     """
     container = Container.open(source)
-    outlines = [Outline(record.name, record.dtype, record.shape) for record in container.records.values()]
-    total = sum(outline.size_bytes for outline in outlines)
+    infos = [TensorInfo(record.name, record.shape, record.dtype) for record in container.records.values()]
+    total = sum(info.size_bytes for info in infos)
     done = 0
 
     def load(name: str) -> torch.Tensor:
@@ -53,5 +53,5 @@ def decompress(
     config = {key: value for key, value in container.config.items() if key != "quantization_config"}
     companions = {str(path): container.path / path for path in companion_files(container.path)}
     target = Path(destination).absolute()
-    write_checkpoint(target, outlines, load, config, companions)
+    write_checkpoint(target, infos, load, config, companions)
     return target

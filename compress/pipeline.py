@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.compress.plan import Plan, PlannedTensor, make_plan
@@ -21,7 +24,7 @@ from tilepress.formats.container import Container
 from tilepress.formats.container_writer import ContainerWriter
 from tilepress.formats.measure import measure_error
 from tilepress.formats.record import Error, Record
-from tilepress.kernels import CodecError, Encoded, RecipeError
+from tilepress.kernels import CodecError, Encoded, RecipeError, dtype_name
 
 _SPARE_BYTES = 16_000_000
 _MOST_WORKERS = 4
@@ -132,10 +135,23 @@ def run_plan(
             if report:
                 report(Progress(tensor.slot.name, record, done, total, resumed))
         companions = {str(path): checkpoint.path / path for path in checkpoint.companions()}
-        writer.finish(checkpoint.config, companions)
+        writer.finish(_config_with_dtype(checkpoint), companions)
         count = writer.resumed
     size = Container.open(destination).size_bytes
     return Conversion(destination, total, size, count)
+
+
+def _config_with_dtype(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config, with the dtype of most values where it names none: Transformers would guess it from some part."""
+    config = dict(checkpoint.config)
+    if config and not config.get("dtype") and not config.get("torch_dtype"):
+        values: Counter[torch.dtype] = Counter()
+        for info in checkpoint.infos.values():
+            if info.dtype.is_floating_point:
+                values[info.dtype] += info.size_bytes
+        if values:
+            config["dtype"] = dtype_name(values.most_common(1)[0][0])
+    return config
 
 
 def require_apart(checkpoint: Checkpoint, destination: Path) -> None:

@@ -53,7 +53,7 @@ def placements(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Pla
 
 def _by_module(skeleton: Skeleton, name: str) -> Placement:
     found = skeleton.find(name)
-    if found is None:
+    if found is None or found.is_rearranged:
         return Placement(Role.OTHER)
     inside_block = re.search(r"\.\d+\.", f".{found.path}.") is not None
     matrix = Role.BLOCK if inside_block else Role.HEAD

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from tilepress.formats.atomic_folder import atomic_folder
-from tilepress.formats.safetensors_write import Outline, header_json, padded_header, room_for
+from tilepress.formats.safetensors_write import header_json, padded_header, room_for
 from tilepress.formats.sharding import CONFIG_NAME, INDEX_NAME, SINGLE_NAME, shard_name
+from tilepress.formats.tensor_info import TensorInfo
 from tilepress.kernels.encoded import bytes_of
 
 
 def write_checkpoint(
     destination: Path,
-    tensors: Sequence[Outline],
+    tensors: Sequence[TensorInfo],
     load: Callable[[str], torch.Tensor],
     config: Mapping[str, Any],
     companions: Mapping[str, Path],
@@ -28,7 +29,7 @@ def write_checkpoint(
 
     Args:
         destination: folder to write; must not exist, or be empty.
-        tensors: outline of each tensor.
+        tensors: name, shape and dtype of each tensor.
         load: gives a tensor by name; called once for each, in order.
         config: content of config.json; left out when empty.
         companions: relative name -> file to copy.
@@ -57,16 +58,16 @@ def write_checkpoint(
             shutil.copyfile(source, folder / name)
 
 
-def _write_shard(path: Path, shard: Sequence[Outline], load: Callable[[str], torch.Tensor]) -> None:
+def _write_shard(path: Path, shard: Sequence[TensorInfo], load: Callable[[str], torch.Tensor]) -> None:
     text = header_json({"format": "pt"}, shard)
     with open(path, "wb") as file:
         file.write(padded_header(text, room_for(len(text))))
-        for outline in shard:
-            file.write(bytes_of(load(outline.name)))
+        for info in shard:
+            file.write(bytes_of(load(info.name)))
 
 
-def _shards(tensors: Sequence[Outline], max_shard_bytes: int) -> list[list[Outline]]:
-    shards: list[list[Outline]] = [[]]
+def _shards(tensors: Sequence[TensorInfo], max_shard_bytes: int) -> list[list[TensorInfo]]:
+    shards: list[list[TensorInfo]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.size_bytes > max_shard_bytes:

@@ -23,8 +23,9 @@ from tilepress.formats.container import HEADER_CHECKSUMS, QUANT_METHOD, header_c
 from tilepress.formats.journal import Journal, Written
 from tilepress.formats.record import FORMAT_VERSION, Error, Record, container_metadata
 from tilepress.formats.safetensors_header import read_header
-from tilepress.formats.safetensors_write import Outline, header_json, padded_header, room_for
+from tilepress.formats.safetensors_write import header_json, padded_header, room_for
 from tilepress.formats.sharding import CONFIG_NAME, INDEX_NAME, shard_name
+from tilepress.formats.tensor_info import TensorInfo
 from tilepress.kernels import Encoded, Params
 from tilepress.kernels.encoded import bytes_of
 from tilepress.kernels.params import Shape
@@ -176,12 +177,12 @@ class ContainerWriter:
         shard = self._shards[number]
         widest = Error(_WIDEST_FIGURE, _WIDEST_FIGURE)
         records = [replace(slot.record(slot.params, widest), checksum="0" * 32) for slot in shard]
-        outlines = [
-            Outline(record.part_name(part), spec.dtype, spec.shape)
+        parts = [
+            TensorInfo(record.part_name(part), spec.shape, spec.dtype)
             for record in records
             for part, spec in record.part_specs().items()
         ]
-        text = header_json(container_metadata(records), outlines)
+        text = header_json(container_metadata(records), parts)
         return room_for(len(text) + _ROOM_FOR_OTHER_PARAMS * len(shard))
 
     def _open_shard(self, position: int) -> IO[bytes]:
@@ -237,23 +238,23 @@ def _slot_key(slot: Slot) -> list[object]:
     return [slot.name, slot.params.codec, slot.params.as_dict(), list(slot.shape), str(slot.dtype), slot.transposed]
 
 
-def _outlines(written: Written) -> list[Outline]:
+def _part_infos(written: Written) -> list[TensorInfo]:
     record = written.record
     return [
-        Outline(record.part_name(part), spec.dtype, written.part_shapes[part])
+        TensorInfo(record.part_name(part), written.part_shapes[part], spec.dtype)
         for part, spec in record.part_specs().items()
     ]
 
 
 def _data_bytes(written: Written) -> int:
-    return sum(outline.size_bytes for outline in _outlines(written))
+    return sum(part.size_bytes for part in _part_infos(written))
 
 
 def _fill_header(path: Path, begin: int, group: Sequence[Written]) -> int:
     """Write a shard's header into the room in front of its data; returns the bytes of the data."""
-    outlines = [outline for written in group for outline in _outlines(written)]
-    text = header_json(container_metadata([written.record for written in group]), outlines)
-    size = sum(outline.size_bytes for outline in outlines)
+    parts = [part for written in group for part in _part_infos(written)]
+    text = header_json(container_metadata([written.record for written in group]), parts)
+    size = sum(part.size_bytes for part in parts)
     with open(path, "r+b") as file:
         file.truncate(begin + size)
         file.write(padded_header(text, begin))
@@ -266,9 +267,9 @@ def _is_whole(path: Path, begin: int, written: Written) -> bool:
     try:
         with open(path, "rb") as file:
             file.seek(begin)
-            for part, outline in zip(written.record.part_specs(), _outlines(written), strict=True):
-                data = bytearray(file.read(outline.size_bytes))
-                if len(data) != outline.size_bytes:
+            for part, info in zip(written.record.part_specs(), _part_infos(written), strict=True):
+                data = bytearray(file.read(info.size_bytes))
+                if len(data) != info.size_bytes:
                     return False
                 parts[part] = torch.frombuffer(data or bytearray(1), dtype=torch.uint8)[: len(data)]
     except OSError:

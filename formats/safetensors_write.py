@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-import torch
 
 from tilepress.formats.safetensors_header import DTYPE_CODES, LENGTH_BYTES, PACKED_PAIRS
-from tilepress.kernels.params import Shape
+from tilepress.formats.tensor_info import TensorInfo
 
 DATA_ALIGNMENT = 64
 """The data of a file begins at a multiple of this."""
 
 
-@dataclass(frozen=True)
-class Outline:
-    """Name, dtype and shape of a tensor to be written."""
-
-    name: str
-    dtype: torch.dtype
-    shape: Shape
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the tensor."""
-        return self.dtype.itemsize * math.prod(self.shape)
-
-
-def header_json(metadata: Mapping[str, str], outlines: Iterable[Outline]) -> bytes:
+def header_json(metadata: Mapping[str, str], tensors: Iterable[TensorInfo]) -> bytes:
     """The JSON of a header whose tensors follow each other in this order."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
-    for outline in outlines:
-        code, shape = DTYPE_CODES[outline.dtype], list(outline.shape)
+    for tensor in tensors:
+        code, shape = DTYPE_CODES[tensor.dtype], list(tensor.shape)
         if code == PACKED_PAIRS:
             shape[-1] *= 2
-        end = offset + outline.size_bytes
-        header[outline.name] = {"dtype": code, "shape": shape, "data_offsets": [offset, end]}
+        end = offset + tensor.size_bytes
+        header[tensor.name] = {"dtype": code, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     return json.dumps(header, separators=(",", ":")).encode()
 

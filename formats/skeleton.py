@@ -1,8 +1,4 @@
-"""A model without weights, and where in it each tensor of a checkpoint belongs.
-
-The names in a checkpoint are not always the model's: Transformers renames some on loading, and merges others (the
-experts of a mixture, say, into one tensor). Its own rules are applied here, so nothing has to be listed.
-"""
+"""A model without weights, and where in it each tensor of a checkpoint belongs."""
 
 from __future__ import annotations
 
@@ -12,8 +8,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import MergeModulelist, WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import MergeModulelist
+
+from tilepress.formats.names import CheckpointNames
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,14 @@ class Place:
         parameter: its name in the module, as `weight`.
         module: the module, on the meta device.
         is_expert: the tensor is one expert's matrix, merged with the others' on loading.
+        is_rearranged: the model's parameter is computed from this tensor in some other way.
     """
 
     path: str
     parameter: str
     module: torch.nn.Module
     is_expert: bool
+    is_rearranged: bool
 
 
 class Skeleton:
@@ -39,23 +38,14 @@ class Skeleton:
     def __init__(self, model: transformers.PreTrainedModel) -> None:
         """Look up Transformers' renamings for `model`."""
         self.model = model
-        self._state = model.state_dict()
-        conversions = get_model_conversion_mapping(model)
-        self._renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
-        self._converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
-        self._merging = {
-            pattern
-            for converter in self._converters
-            if converter.operations and isinstance(converter.operations[0], MergeModulelist)
-            for pattern in converter.source_patterns
-        }
+        self._names = CheckpointNames(model)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Skeleton | None:
         """Build the skeleton, or nothing for an architecture that Transformers does not have."""
         architectures = config.get("architectures") or []
-        model_class = getattr(transformers, architectures[0], None) if architectures else None
-        if model_class is None or not hasattr(model_class, "config_class") or model_class.config_class is None:
+        model_class = getattr(transformers, str(architectures[0]), None) if architectures else None
+        if model_class is None or getattr(model_class, "config_class", None) is None:
             return None
         fields = {key: value for key, value in config.items() if key != "quantization_config"}
         try:
@@ -68,12 +58,11 @@ class Skeleton:
 
     def find(self, name: str) -> Place | None:
         """Place of the checkpoint's tensor `name`; nothing if the model has none for it."""
-        renamed, pattern = rename_source_key(
-            name, self._renamings, self._converters, self.model.base_model_prefix, self._state
-        )
-        if renamed not in self._state and name in self._state:
-            renamed, pattern = name, None
-        if renamed not in self._state:
+        target = self._names.target(name)
+        if target.name not in self._names.known:
             return None
-        path, _, parameter = renamed.rpartition(".")
-        return Place(path, parameter, self.model.get_submodule(path), pattern in self._merging)
+        operations = target.converter.operations if target.converter is not None else []
+        is_expert = bool(operations) and isinstance(operations[0], MergeModulelist)
+        path, _, parameter = target.name.rpartition(".")
+        is_rearranged = target.converter is not None and not is_expert
+        return Place(path, parameter, self.model.get_submodule(path), is_expert, is_rearranged)

@@ -18,11 +18,11 @@ from torch import nn
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
 from tilepress.formats.container import Container
+from tilepress.formats.names import CheckpointNames
 from tilepress.formats.record import Record, check_encoded
-from tilepress.kernels import FormatError, TilepressError
+from tilepress.kernels import CodecError, FormatError
 from tilepress.runtime import experts
 from tilepress.runtime.compressed import PLAIN_PART, CompressedEmbedding, CompressedLinear, CompressedTensor, dense_of
-from tilepress.runtime.names import CheckpointNames
 from tilepress.runtime.placement import Kind, Placed, Placement, Split
 
 
@@ -39,8 +39,7 @@ class DecodeParts(ConversionOps):
         self.record = record
         self.where = where
         self.dtype = dtype
-
-        self.problem: TilepressError | None = None
+        self.problem: FormatError | None = None
 
     def __deepcopy__(self, memo: object) -> DecodeParts:
         # Transformers copies a converter for each tensor that it makes; the problem must be found in this one.
@@ -54,12 +53,13 @@ class DecodeParts(ConversionOps):
         for part, pattern in zip(self.record.part_specs(), source_patterns, strict=True):
             found = input_dict[pattern]
             parts[part] = found[0] if isinstance(found, list) else found
+        values = torch.full((), torch.nan, dtype=self.dtype).expand(self.record.shape)
         try:
-            encoded = check_encoded(self.record, parts, self.where)
-            values = dense_of(self.record, encoded, self.dtype)
-        except TilepressError as problem:
+            values = dense_of(self.record, check_encoded(self.record, parts, self.where), self.dtype)
+        except FormatError as problem:
+            self.problem = problem
+        except CodecError as problem:
             self.problem = FormatError(f"{self.where}, tensor {self.record.name}: {problem}")
-            values = torch.full(self.record.shape, torch.nan, dtype=self.dtype)
         return {kwargs["full_layer_name"]: values}
 
 

@@ -28,7 +28,8 @@ import torch
 import xxhash
 
 from tilepress.formats.safetensors_header import Header, map_tensor, read_header
-from tilepress.formats.safetensors_write import Outline, header_json, padded_header, room_for
+from tilepress.formats.safetensors_write import header_json, padded_header, room_for
+from tilepress.formats.tensor_info import TensorInfo
 from tilepress.kernels import FormatError
 from tilepress.kernels.encoded import bytes_of
 
@@ -142,8 +143,8 @@ def logits_key(windows: Iterable[torch.Tensor], facts: Mapping[str, str | int]) 
 def _write(file: BinaryIO, logits: Iterable[torch.Tensor], rows: Sequence[int]) -> None:
     pieces = iter(logits)
     first = next(pieces)
-    outlines = [Outline(str(number), first.dtype, (count, first.shape[1])) for number, count in enumerate(rows)]
-    text = header_json({}, [*outlines, Outline(_CHECKSUM, torch.uint8, (_CHECKSUM_BYTES,))])
+    infos = [TensorInfo(str(number), (count, first.shape[1]), first.dtype) for number, count in enumerate(rows)]
+    text = header_json({}, [*infos, TensorInfo(_CHECKSUM, (_CHECKSUM_BYTES,), torch.uint8)])
     header = padded_header(text, room_for(len(text)))
     digest = xxhash.xxh3_128(header)
     file.write(header)

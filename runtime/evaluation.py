@@ -73,27 +73,32 @@ def evaluate(
     Raises:
         RecipeError: the two have different vocabularies.
     """
-    losses, divergences, agreements = [], [], []
+    count = sum(len(window) - 1 for window in windows)
+    # Filled in place: small tensors allocated between large ones would keep the heap from being used again.
+    losses, divergences = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.float64)
+    agreements = torch.empty(count, dtype=torch.bool)
+    begin = 0
     for ours, theirs, window in zip(candidate, base, windows, strict=True):
         if ours.shape != theirs.shape:
             raise RecipeError(
                 f"the candidate gives {ours.shape[-1]} logits a token, the base {theirs.shape[-1]}; "
                 "compare models that share a vocabulary"
             )
-        for begin in range(0, len(ours), _CHUNK_POSITIONS):
-            piece = slice(begin, begin + _CHUNK_POSITIONS)
-            log_q = ours[piece].double().log_softmax(-1)
-            log_p = theirs[piece].to(ours.device).double().log_softmax(-1)
-            losses.append(-log_q.gather(1, window[1:][piece, None].to(ours.device))[:, 0].cpu())
-            divergences.append(_divergence(log_p, log_q).cpu())
-            agreements.append((log_p.argmax(-1) == log_q.argmax(-1)).cpu())
-    divergence = torch.cat(divergences)
+        pieces = zip(*(tensor.split(_CHUNK_POSITIONS) for tensor in (ours, theirs, window[1:])), strict=True)
+        for our_piece, their_piece, tokens in pieces:
+            here = slice(begin, begin + len(tokens))
+            log_q = our_piece.double().log_softmax(-1)
+            log_p = their_piece.to(ours.device).double().log_softmax(-1)
+            losses[here] = -log_q.gather(1, tokens.to(ours.device)[:, None])[:, 0]
+            divergences[here] = _divergence(log_p, log_q)
+            agreements[here] = log_p.argmax(-1) == log_q.argmax(-1)
+            begin = here.stop
     return Accuracy(
-        perplexity=torch.cat(losses).mean().exp().item(),
-        kl_mean=divergence.mean().item(),
-        kl_median=divergence.quantile(0.5).item(),
-        kl_p99=divergence.quantile(0.99).item(),
-        top1=torch.cat(agreements).double().mean().item(),
+        perplexity=losses.mean().exp().item(),
+        kl_mean=divergences.mean().item(),
+        kl_median=divergences.quantile(0.5).item(),
+        kl_p99=divergences.quantile(0.99).item(),
+        top1=agreements.double().mean().item(),
     )
 
 

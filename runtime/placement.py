@@ -23,10 +23,10 @@ from transformers.core_model_loading import Concatenate, MergeModulelist
 from transformers.pytorch_utils import Conv1D
 
 from tilepress.formats.container import Container
+from tilepress.formats.names import CheckpointNames, Target
 from tilepress.formats.record import Record
 from tilepress.kernels import FormatError
 from tilepress.runtime import experts
-from tilepress.runtime.names import CheckpointNames, Target
 
 
 class Kind(enum.Enum):

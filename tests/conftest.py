@@ -12,6 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and threads that wait for a busy processor lose much."""
+    torch.set_num_threads(1)
+
+
 def save_llama(folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.bfloat16, shard: str = "100KB") -> None:
     """Write a random LLaMA of two layers (about 0.5 MB in bfloat16) in several shards, with a byte-level tokenizer."""
     import tokenizers

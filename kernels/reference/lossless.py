@@ -36,7 +36,8 @@ def decode(encoded: Encoded, rows: range, columns: range) -> torch.Tensor:
         words[panel_rows.start - rows.start : panel_rows.stop - rows.start] = values[
             panel_rows.start - first : panel_rows.stop - first, columns.start : columns.stop
         ]
-    return torch.from_numpy(words.view(_SIGNED[encoded.dtype.itemsize])).view(encoded.dtype)
+    bits = torch.from_numpy(words.view(_SIGNED[encoded.dtype.itemsize]))
+    return bits.view(encoded.dtype).to(encoded.device)
 
 
 def _panel_words(encoded: Encoded, payload: memoryview, offsets: torch.Tensor, panel: int) -> Words:

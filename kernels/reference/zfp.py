@@ -34,4 +34,4 @@ def decode(encoded: Encoded, rows: range, columns: range) -> torch.Tensor:
         values[panel_rows.start - rows.start : panel_rows.stop - rows.start] = torch.from_numpy(dense)[
             panel_rows.start - first : panel_rows.stop - first, columns.start : columns.stop
         ]
-    return values
+    return values.to(encoded.device)

@@ -337,7 +337,7 @@ def test_no_room_for_temporary_files_is_one_sentence(mixed: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
-    with pytest.raises(RecipeError, match="No space left on device.*TMPDIR"):
+    with pytest.raises(RecipeError, match=r"No space left on device.*TMPDIR"):
         open_checkpoint(mixed)
 
 

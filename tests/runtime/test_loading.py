@@ -20,12 +20,12 @@ from transformers.pytorch_utils import Conv1D
 from tilepress.compress.pipeline import compress, run_plan
 from tilepress.compress.plan import Plan, make_plan
 from tilepress.compress.recipe import Recipe, Rule
+from tilepress.formats import names as names_module
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
 from tilepress.kernels import CodecError, Encoded, FormatError, RecipeError, TilepressError, decode, parse_spec
 from tilepress.runtime import CompressedEmbedding, CompressedLinear, CompressedTensor, TilepressConfig, load
 from tilepress.runtime import compressed as compressed_module
-from tilepress.runtime import names as names_module
 
 Tensors = dict[str, torch.Tensor]
 
