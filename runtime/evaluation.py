@@ -84,12 +84,13 @@ def evaluate(
                 f"the candidate gives {ours.shape[-1]} logits a token, the base {theirs.shape[-1]}; "
                 "compare models that share a vocabulary"
             )
-        pieces = zip(*(tensor.split(_CHUNK_POSITIONS) for tensor in (ours, theirs, window[1:])), strict=True)
-        for our_piece, their_piece, tokens in pieces:
+        for first in range(0, len(ours), _CHUNK_POSITIONS):
+            piece = slice(first, first + _CHUNK_POSITIONS)
+            tokens = window[1:][piece].to(ours.device)
+            log_q = ours[piece].double().log_softmax(-1)
+            log_p = theirs[piece].to(ours.device).double().log_softmax(-1)
             here = slice(begin, begin + len(tokens))
-            log_q = our_piece.double().log_softmax(-1)
-            log_p = their_piece.to(ours.device).double().log_softmax(-1)
-            losses[here] = -log_q.gather(1, tokens.to(ours.device)[:, None])[:, 0]
+            losses[here] = -log_q.gather(1, tokens[:, None])[:, 0]
             divergences[here] = _divergence(log_p, log_q)
             agreements[here] = log_p.argmax(-1) == log_q.argmax(-1)
             begin = here.stop
