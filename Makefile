@@ -25,11 +25,11 @@ demo: $(READY)
 
 test: lint
 	@echo "== test: everything that is not slow"
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/pytest -m "not slow" $(PYTEST_FLAGS)
 
 test-all: lint
 	@echo "== test-all: every test"
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/pytest $(PYTEST_FLAGS)
 
 bench: $(READY)
 	@echo "== bench: kernels"

@@ -197,8 +197,8 @@ _COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "top-1": lambda row: f"{row['top1']:.4f}",
     "load s": lambda row: f"{row['load_seconds']:.1f}",
     "memory MB": lambda row: f"{row['memory_bytes'] / 1e6:.1f}",
-    "prefill tok/s": lambda row: f"{row['tokens_per_second_prefill']:.1f}",
-    "decode tok/s": lambda row: f"{row['tokens_per_second_decode']:.1f}",
+    "prefill tok/s": lambda row: f"{row['tokens_per_second_prefill']:.3g}",
+    "decode tok/s": lambda row: f"{row['tokens_per_second_decode']:.3g}",
 }
 """Heading of each column of a table, and the text of its cells."""
 
@@ -244,8 +244,14 @@ def _logits_of_base(
     base: Entrant, model: PreTrainedModel, windows: Sequence[torch.Tensor], cache: LogitsCache
 ) -> Iterable[torch.Tensor]:
     """Logits from the cache, else computed and stored; from the model each time if there is no room for them."""
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    key = logits_key(windows, {**base.facts, **versions, "dtype": dtype_name(base.dtype), "device": str(model.device)})
+    facts = {
+        "weights": base.weights.digest,
+        "dtype": dtype_name(base.dtype),
+        "device": str(model.device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    key = logits_key(windows, facts)
     rows = [len(window) - 1 for window in windows]
     stored = cache.find(key)
     # Some models give float32 logits whatever their own dtype is.

@@ -5,8 +5,11 @@ Sizes are those of the files. Bits per weight count all tensors of two or more d
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from tilepress.formats.checkpoint import GGUF_SUFFIX, Checkpoint, open_checkpoint
 from tilepress.formats.container import QUANT_METHOD, Container
@@ -41,11 +45,15 @@ class WeightFiles:
         size_bytes: of all of them.
         bits_per_weight: over all tensors of two or more dimensions.
         codec: spec of most of those weights, `mixed` where none has more than half; of a GGUF file the block type.
+        dtype: of most of the weights before compression.
+        digest: differs when the files hold something else.
     """
 
     size_bytes: int
     bits_per_weight: float
     codec: str
+    dtype: torch.dtype
+    digest: str
 
 
 class Entrant:
@@ -66,10 +74,10 @@ class Entrant:
             RecipeError: no such path, or a model that doesn't predict a next token.
         """
         self.source = source
-        self.name = Path(source).resolve().name
+        self.name = Path(source).absolute().name
         self._checkpoint = None if is_container(Path(source)) else open_checkpoint(source)
         if self._checkpoint is None:
-            self.weights = _of_container(Path(source))
+            self.weights = _of_container(Container.open(source))
             self._folder = Path(source)
         else:
             self.weights = _of_checkpoint(self._checkpoint)
@@ -80,20 +88,7 @@ class Entrant:
     def dtype(self) -> torch.dtype:
         """The model's own dtype: what its config says, else that of most of its weights."""
         named = self.config.dtype
-        if isinstance(named, torch.dtype) and named in DTYPES.values():
-            return named
-        values: dict[torch.dtype, int] = dict.fromkeys(DTYPES.values(), 0)
-        for info in self._checkpoint.infos.values() if self._checkpoint else ():
-            if info.dtype in values:
-                values[info.dtype] += math.prod(info.shape)
-        return max(values, key=lambda dtype: values[dtype])
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """What tells this checkpoint from others, and from itself once its files have been written again."""
-        assert self._checkpoint is not None
-        stamps = [f"{file.name} {file.stat().st_mtime_ns}" for file in self._checkpoint.weight_files]
-        return {"identity": self._checkpoint.identity(), "files": "\n".join(stamps)}
+        return named if isinstance(named, torch.dtype) and named in DTYPES.values() else self.weights.dtype
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer.
@@ -101,13 +96,18 @@ class Entrant:
         Raises:
             RecipeError: there is none that Transformers can load.
         """
+        reason = "none of its files is there"
         try:
-            return AutoTokenizer.from_pretrained(self._folder)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self._folder)
+            # Without files some versions of Transformers make an empty tokenizer, to which all text is unknown.
+            needed = tokenizer.vocab_files_names.values()
+            if not needed or any((self._folder / name).exists() for name in needed):
+                return tokenizer
         except Exception as problem:  # Tokenizer classes raise whatever their files make them stumble over.
-            raise RecipeError(
-                f"{self.source}: has no tokenizer that Transformers can load ({_first_line(problem)}); "
-                "save one into its folder"
-            ) from None
+            reason = _first_line(problem)
+        raise RecipeError(
+            f"{self.source}: has no tokenizer that Transformers can load ({reason}); save one into its folder"
+        )
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the model for inference.
@@ -116,9 +116,10 @@ class Entrant:
             TilepressError: as `tilepress.load`.
             RecipeError: an uncompressed checkpoint whose tensors don't make up the model.
         """
-        if self._checkpoint is None:
-            return cast(PreTrainedModel, load(self._folder, dtype=dtype))
-        return self._load_uncompressed(self._checkpoint, dtype)
+        with _without_progress_bars():
+            if self._checkpoint is None:
+                return cast(PreTrainedModel, load(self._folder, dtype=dtype))
+            return self._load_uncompressed(self._checkpoint, dtype)
 
     def _load_uncompressed(self, checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
         """Build the model from the very tensors that a conversion of the same source reads."""
@@ -150,11 +151,6 @@ class Entrant:
         return config
 
 
-def _model_class(config: PretrainedConfig) -> Any:
-    """The causal language model that a config belongs to, or None."""
-    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-
-
 def is_container(folder: Path) -> bool:
     """Whether a folder says of itself that tilepress wrote it."""
     if not (folder / CONFIG_NAME).is_file():
@@ -163,36 +159,74 @@ def is_container(folder: Path) -> bool:
     return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
 
 
-def _of_container(folder: Path) -> WeightFiles:
-    container = Container.open(folder)
-    weights: dict[str, int] = {}
+def _model_class(config: PretrainedConfig) -> Any:
+    """The causal language model that a config belongs to, or None."""
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
+def _of_container(container: Container) -> WeightFiles:
+    summary = summarise(container)
+    specs: Counter[str] = Counter()
+    dtypes: Counter[torch.dtype] = Counter()
     for record in container.records.values():
         if len(record.shape) >= 2:
-            spec = record.params.spec()
-            weights[spec] = weights.get(spec, 0) + math.prod(record.shape)
-    summary = summarise(container)
-    return WeightFiles(summary.size_bytes, summary.bits_per_weight, _dominant(weights))
+            specs[record.params.spec()] += math.prod(record.shape)
+        dtypes[record.dtype] += math.prod(record.shape)
+    checksums = [record.checksum for record in container.records.values()]
+    digest = json.dumps([checksums, container.config], sort_keys=True)
+    return WeightFiles(summary.size_bytes, summary.bits_per_weight, _dominant(specs), _usual(dtypes), digest)
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> WeightFiles:
-    size_bytes = sum(file.stat().st_size for file in checkpoint.weight_files)
-    if checkpoint.weight_files[0].suffix == GGUF_SUFFIX:
-        tensors = read_gguf_header(checkpoint.weight_files[0]).tensors.values()
+    files = checkpoint.weight_files
+    if files[0].suffix == GGUF_SUFFIX:
+        tensors = read_gguf_header(files[0]).tensors.values()
         stored = [(f"gguf {tensor.type.name}", tensor.shape, tensor.end - tensor.begin) for tensor in tensors]
     else:
         stored = [("none", info.shape, info.size_bytes) for info in checkpoint.infos.values()]
-    weights: dict[str, int] = {}
+    specs: Counter[str] = Counter()
     matrix_bytes = 0
-    for spec, shape, count in stored:
+    for spec, shape, size_bytes in stored:
         if len(shape) >= 2:
-            weights[spec] = weights.get(spec, 0) + math.prod(shape)
-            matrix_bytes += count
-    return WeightFiles(size_bytes, 8 * matrix_bytes / max(1, sum(weights.values())), _dominant(weights))
+            specs[spec] += math.prod(shape)
+            matrix_bytes += size_bytes
+    dtypes: Counter[torch.dtype] = Counter()
+    for info in checkpoint.infos.values():
+        dtypes[info.dtype] += math.prod(info.shape)
+    # A checkpoint's identity is found from samples of its data; a file that was changed in between has a new time.
+    times = " ".join(str(file.stat().st_mtime_ns) for file in files)
+    return WeightFiles(
+        sum(file.stat().st_size for file in files),
+        8 * matrix_bytes / max(1, specs.total()),
+        _dominant(specs),
+        _usual(dtypes),
+        f"{checkpoint.identity()} {times}",
+    )
 
 
-def _dominant(weights: Mapping[str, int]) -> str:
-    spec = max(weights, key=lambda spec: weights[spec], default="none")
-    return spec if weights.get(spec, 1) > _MOSTLY * sum(weights.values()) else "mixed"
+def _dominant(specs: Counter[str]) -> str:
+    for spec, count in specs.most_common(1):
+        return spec if count > _MOSTLY * specs.total() else "mixed"
+    return "none"
+
+
+def _usual(dtypes: Counter[torch.dtype]) -> torch.dtype:
+    for dtype, _ in dtypes.most_common():
+        if dtype in DTYPES.values():
+            return dtype
+    return torch.float32
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Whoever asked for a comparison is told of its progress; a bar for each model would come in between."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(problem: Exception) -> str:

@@ -104,6 +104,6 @@ def evaluate(
 
 
 def _divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """KL divergence of each row; tokens that `p` rules out count nothing."""
+    """KL divergence of each row; tokens that `p` rules out count nothing, nor does rounding below 0."""
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1).clamp_(min=0)

@@ -20,8 +20,6 @@ from tilepress.kernels import RecipeError
 from tilepress.runtime.entrants import Entrant
 from tilepress.runtime.text import context_length
 
-DEFAULT_NEW_TOKENS = 128
-
 
 def open_for_generation(container: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a compressed or uncompressed causal language model in its own dtype, and its tokenizer.
@@ -37,7 +35,7 @@ def stream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
-    max_new_tokens: int = DEFAULT_NEW_TOKENS,
+    max_new_tokens: int = 100,
     *,
     seed: int = 0,
     temperature: float = 0.0,

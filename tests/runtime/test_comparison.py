@@ -172,6 +172,14 @@ def test_uncompressed_candidate_takes_part_and_progress_reaches_its_end(
     assert done[-1] == reports[-1][1] == 6
 
 
+def test_container_can_be_the_base(containers: list[Path], text: Path, tmp_path: Path) -> None:
+    exact, small = containers
+    rows = compare(small, [exact], text, tokens=300, cache=LogitsCache(tmp_path))
+    assert [row["codec"] for row in rows] == ["int:bits=4,group=64", "lossless"]
+    assert rows[0]["kl_mean"] == 0
+    assert rows[1]["kl_mean"] > rows[0]["noise_floor_kl"] > 0
+
+
 def test_missing_candidate_is_refused_before_anything_runs(llama: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises((RecipeError, FormatError), match="nowhere"):
         compare(llama, [tmp_path / "nowhere"], text, cache=LogitsCache(tmp_path / "cache"))
