@@ -3,7 +3,7 @@
 #   make demo       compress a small real model three ways and compare them
 #   make test       lint, then every test that is not slow
 #   make test-all   lint, then every test
-#   make bench      time the kernels
+#   make bench      measure what benchmarks/README.md says
 #   make lint       formatting, style and types of Python and C++
 #   make clean      remove the environment and everything that was built
 
@@ -32,8 +32,8 @@ test-all: lint
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 bench: $(READY)
-	@echo "== bench: kernels"
-	$(BIN)/python benchmarks/kernels.py
+	@echo "== bench: peak memory of conversions"
+	$(BIN)/python benchmarks/memory.py
 
 lint: $(READY)
 	@echo "== lint: ruff, mypy, clang-format"

@@ -29,8 +29,7 @@ def run(*arguments: str | Path) -> None:
     words = [str(argument) for argument in arguments]
     print("\n$ tilepress " + " ".join(words), flush=True)
     begin = time.monotonic()
-    # Not from the root, where Python would find the room `kernels` and Transformers take it for a package of that name.
-    code = subprocess.run([sys.executable, "-m", "tilepress.cli", *words], cwd=OUTPUT, check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "tilepress.cli", *words], check=False).returncode
     if code:
         raise SystemExit(code)
     print(f"({time.monotonic() - begin:.0f} s)", flush=True)

@@ -174,3 +174,10 @@ def test_ctrl_c_leaves_a_conversion_that_resumes(llama: Path, tmp_path: Path) ->
     assert errors.strip().splitlines() == ["tilepress: interrupted; run the same command again to go on"]
     assert not (tmp_path / "out").exists()
     assert json.loads(succeed("compress", llama, tmp_path / "out", "--json"))["resumed"] >= 2
+
+
+def test_transformers_works_from_the_root_of_the_repository() -> None:
+    root = Path(__file__).parents[2]
+    script = "import sys; sys.path.insert(0, '.'); import transformers; transformers.LlamaForCausalLM; import tilepress"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
