@@ -32,7 +32,8 @@ test-all: lint
 	$(BIN)/pytest $(PYTEST_FLAGS)
 
 bench: $(READY)
-	@echo "== bench: peak memory of conversions"
+	@echo "== bench: kernels, then peak memory of conversions"
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/memory.py
 
 lint: $(READY)

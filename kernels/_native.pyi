@@ -1,4 +1,49 @@
-"""Native kernels for tensors in main memory (built from kernels/cpu)."""
+"""Native kernels for tensors in main memory (built from kernels/cpu). Buffers are (address, bytes)."""
+
+from typing import TypeAlias
+
+Buffer: TypeAlias = tuple[int, int]
+
+MOST_VECTORS: int
+
+class Parts:
+    """A weight in fixed-rate tiles."""
+
+    def __init__(
+        self,
+        codes: Buffer,
+        scales: Buffer,
+        zero_points: Buffer,
+        code: str,
+        bits: int,
+        group: int,
+        panels: int,
+        columns: int,
+    ) -> None: ...
 
 def instruction_sets() -> list[str]:
     """Instruction sets that this machine can run, the slowest first: portable, avx2, avx512."""
+
+def decode(
+    instruction_set: str,
+    parts: Parts,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    dtype: str,
+    values: Buffer,
+    threads: int,
+) -> None:
+    """Decode a range into `values`. Raises ValueError when a length doesn't fit."""
+
+def multiply(
+    instruction_set: str,
+    parts: Parts,
+    rows: tuple[int, int],
+    x: Buffer,
+    bias: Buffer,
+    y: Buffer,
+    dtype: str,
+    count: int,
+    threads: int,
+) -> None:
+    """Write x @ weight[rows].T + bias to `y`. Raises ValueError when a length doesn't fit."""

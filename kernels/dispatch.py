@@ -7,36 +7,76 @@ A tensor in main memory runs `cpu` where that backend has the codec, else `refer
 from __future__ import annotations
 
 import importlib
-from functools import cache
-from typing import Protocol, cast
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
-from tilepress.kernels.encoded import PANEL_ROWS, Encoded
+from tilepress.kernels.encoded import DTYPES, PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.registry import CODECS
 
 BLOCK_VALUES = 1 << 20
 """Values that `matmul` decodes at a time: 4 MiB in float32, so that they stay in a core's cache."""
 
-
-class Backend(Protocol):
-    """What a backend's module of a codec offers."""
-
-    def decode(self, encoded: Encoded, rows: range, columns: range) -> torch.Tensor:
-        """Values of the range [len(rows), len(columns)], in float32 or the tensor's own dtype."""
+_FLOATS = tuple(DTYPES.values())
 
 
-@cache
-def backend_of(codec: str, device_type: str) -> tuple[str, Backend]:
-    """Name and module of the backend that runs `codec` on devices of this type ("cpu", "cuda")."""
-    return "reference", cast(Backend, importlib.import_module(f"tilepress.kernels.reference.{codec}"))
+@dataclass(frozen=True)
+class Backend:
+    """Kernels of one codec on one kind of device.
+
+    Attributes:
+        name: "reference", "cpu" or "cuda".
+        decode: (encoded, rows, columns, dtype) -> [len(rows), len(columns)] of that dtype.
+        matmul: (x, encoded, bias, rows) -> [..., len(rows)] in the dtype of x, without gradients; None where blocks of
+            decoded rows are multiplied instead.
+    """
+
+    name: str
+    decode: Callable[[Encoded, range, range, torch.dtype], torch.Tensor]
+    matmul: Callable[[torch.Tensor, Encoded, torch.Tensor | None, range], torch.Tensor] | None = None
+
+
+def backend_of(codec: str, device_type: str) -> Backend:
+    """The backend that runs `codec` on devices of this type ("cpu", "cuda")."""
+    if device_type == "cpu" and codec in _NATIVE:
+        return _NATIVE[codec]
+    return _REFERENCE[codec]
+
+
+def _reference(codec: str) -> Backend:
+    def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
+        module = importlib.import_module(f"tilepress.kernels.reference.{codec}")
+        values: torch.Tensor = module.decode(encoded, rows, columns)
+        return values.to(dtype)
+
+    return Backend("reference", decode)
+
+
+def _native(codec: str) -> Backend:
+    module = importlib.import_module(f"tilepress.kernels.cpu.{codec}")
+    return Backend("cpu", module.decode, module.matmul)
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+# Tables, and no look-up by name at the first call, because torch.compile can follow them.
+_REFERENCE: Mapping[str, Backend] = {codec: _reference(codec) for codec in CODECS}
+_NATIVE: Mapping[str, Backend] = {
+    codec: _native(codec)
+    for codec in CODECS
+    if _exists("tilepress.kernels._native") and _exists(f"tilepress.kernels.cpu.{codec}")
+}
 
 
 def table() -> list[tuple[str, str, str]]:
     """(codec, device type, backend) for every codec, as `tilepress doctor` prints it."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    return [(codec, device, backend_of(codec, device)[0]) for codec in CODECS for device in devices]
+    return [(codec, device, backend_of(codec, device).name) for codec in CODECS for device in devices]
 
 
 def decode(
@@ -60,12 +100,11 @@ def decode(
         CodecError: a slice with a step, or parts that are damaged.
     """
     row_range, column_range = _range(rows, encoded.rows), _range(columns, encoded.columns)
-    _, backend = backend_of(encoded.codec, encoded.device.type)
+    dtype = dtype or encoded.dtype
     if len(row_range) and len(column_range):
-        values = backend.decode(encoded, row_range, column_range)
+        values = backend_of(encoded.codec, encoded.device.type).decode(encoded, row_range, column_range, dtype)
     else:
-        values = torch.empty(len(row_range), len(column_range), dtype=encoded.dtype, device=encoded.device)
-    values = values.to(dtype or encoded.dtype)
+        values = torch.empty(len(row_range), len(column_range), dtype=dtype, device=encoded.device)
     return values.reshape(encoded.shape) if rows is None and columns is None else values
 
 
@@ -89,6 +128,10 @@ def matmul(
     if x.shape[-1] != encoded.columns:
         raise CodecError(f"x has {x.shape[-1]} columns, the weight {encoded.columns}")
     row_range = _range(rows, encoded.rows)
+    kernel = backend_of(encoded.codec, encoded.device.type).matmul
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+    if kernel is not None and x.dtype in _FLOATS and not needs_gradient:
+        return kernel(x, encoded, bias, row_range)
     y = x.new_empty(*x.shape[:-1], len(row_range))
     step = max(1, BLOCK_VALUES // max(1, encoded.columns) // PANEL_ROWS) * PANEL_ROWS
     for first in range(row_range.start, row_range.stop, step):

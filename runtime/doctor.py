@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from tilepress.kernels import table
+from tilepress.kernels.cpu.tiles import instruction_set
 
 _PACKAGES = (
     "tilepress",
@@ -39,7 +40,7 @@ def _machine() -> dict[str, str]:
     found = {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "processors": f"{os.cpu_count()}, of which PyTorch uses {torch.get_num_threads()}",
-        "instruction set": torch.backends.cpu.get_cpu_capability(),
+        "instruction set": f"{instruction_set()} here, {torch.backends.cpu.get_cpu_capability()} in PyTorch",
     }
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

@@ -1,16 +1,12 @@
-// The instruction sets that the kernels are compiled for, and which of them this machine has.
+// The instruction sets that the kernels are compiled for.
 #pragma once
 
-#include <array>
-#include <string_view>
+#include <string>
+#include <vector>
 
 namespace tilepress {
 
-enum class InstructionSet { portable, avx2, avx512 };
-
-constexpr std::array<std::string_view, 3> kInstructionSetNames = {"portable", "avx2", "avx512"};
-
-// True where the machine and its operating system can run code of the set.
-bool is_supported(InstructionSet set);
+// Those of "portable", "avx2" and "avx512" that the machine and its operating system can run, the slowest first.
+std::vector<std::string> supported_instruction_sets();
 
 }  // namespace tilepress

@@ -71,6 +71,16 @@ def test_context_ends_it(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_closing_the_iterator_stops_the_model(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = opened
     calls = count_calls(model, monkeypatch)
+    counted = model.forward
+    space = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" "))[0]
+
+    def say_spaces(*arguments: Any, **options: Any) -> Any:
+        # Pieces end at spaces, and a random model may not say one for long.
+        output = counted(*arguments, **options)
+        output.logits[..., space] += 1000
+        return output
+
+    monkeypatch.setattr(model, "forward", say_spaces)
     pieces = stream(model, tokenizer, PROMPT, 200)
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]

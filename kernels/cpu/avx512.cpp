@@ -1,0 +1,98 @@
+// The kernels for x86 processors with AVX-512 and its VNNI, VBMI2 and BF16 extensions.
+#include <immintrin.h>
+
+#include "avx512_dot.hpp"
+#include "tile_decode.hpp"
+#include "tile_multiply.hpp"
+
+namespace tilepress {
+namespace {
+
+struct Avx512 {
+    using Values = __m512;
+    using Book = __m512;
+    using Table = __m256i;
+    static constexpr std::int64_t most_vectors = 4;
+
+    static Book book(const float* values) { return _mm512_loadu_ps(values); }
+    static Values broadcast(float value) { return _mm512_set1_ps(value); }
+    static Values load(const float* from) { return _mm512_loadu_ps(from); }
+    static void store(float* to, Values values) { _mm512_storeu_ps(to, values); }
+    static Values add(Values a, Values b) { return _mm512_add_ps(a, b); }
+    static Values subtract(Values a, Values b) { return _mm512_sub_ps(a, b); }
+    static Values multiply(Values a, Values b) { return _mm512_mul_ps(a, b); }
+    static Values multiply_add(Values a, Values b, Values c) { return _mm512_fmadd_ps(a, b, c); }
+    static float sum(Values values) { return _mm512_reduce_add_ps(values); }
+    static __m128i load_codes(const std::uint8_t* codes) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    }
+    static Values from_integers(const std::uint8_t* codes) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_codes(codes)));
+    }
+    static Values from_book(const std::uint8_t* codes, Book book) {
+        return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(load_codes(codes)), book);
+    }
+    static Values from_e4m3(const std::uint8_t* codes) {
+        const __m256i words = _mm256_cvtepi8_epi16(load_codes(codes));
+        const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f));
+        const __mmask16 is_nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+        const __m256i sign = _mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0x8000)));
+        const __m256i finite = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
+        const __m256i halves = _mm256_mask_mov_epi16(finite, is_nan, _mm256_set1_epi16(0x7e00));
+        return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0f));
+    }
+    static Values from_e5m2(const std::uint8_t* codes) {
+        return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load_codes(codes)), 8));
+    }
+    static Values load_bf16(const std::uint16_t* from) {
+        const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    }
+    static Values load_fp16(const std::uint16_t* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static void store_bf16(std::uint16_t* to, Values values) {
+        const __m512i bits = _mm512_castps_si512(values);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __m512i raised = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+        const __m512i rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32(raised, 16), is_nan, _mm512_set1_epi32(0x7fc0));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(rounded));
+    }
+    // The instruction takes subnormal numbers for zeros, which is why there are two.
+    static void store_bf16_normal(std::uint16_t* to, Values values) {
+        const __m256bh rounded = _mm512_cvtneps_pbh(values);
+        std::memcpy(to, &rounded, sizeof rounded);
+    }
+    static void store_fp16(std::uint16_t* to, Values values) {
+        const __m256i rounded = _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);
+    }
+    static Table table(const std::uint16_t* values) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+    }
+    static void look_up(Table table, const std::uint8_t* codes, std::uint16_t* to) {
+        const __m256i values = _mm256_permutexvar_epi16(_mm256_cvtepu8_epi16(load_codes(codes)), table);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), values);
+    }
+    static void copy_past_cache(void* to, const void* from, std::size_t bytes) {
+        auto* target = static_cast<std::byte*>(to);
+        const auto* source = static_cast<const std::byte*>(from);
+        if (reinterpret_cast<std::uintptr_t>(to) % 32 != 0 || bytes % 32 != 0) {
+            std::memcpy(to, from, bytes);
+            return;
+        }
+        for (std::size_t i = 0; i < bytes; i += 32)
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(target + i),
+                                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i)));
+    }
+    static void end_copies() { _mm_sfence(); }
+};
+
+}  // namespace
+
+TileKernels avx512_tile_kernels() {
+    return {decode<Avx512>, dot_prepared_bytes, dot_prepare<Avx512>, dot_multiply<Avx512>};
+}
+
+}  // namespace tilepress

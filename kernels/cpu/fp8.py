@@ -1,0 +1,26 @@
+"""Native decoding of `fp8` and multiplication by it."""
+
+from __future__ import annotations
+
+import torch
+
+from tilepress.kernels.cpu import tiles
+from tilepress.kernels.encoded import Encoded
+from tilepress.kernels.layout.fp8 import Fp8Params
+
+
+def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
+    """Values of the range in `dtype`, bit-identical with the reference."""
+    return tiles.decode(encoded, code_of(encoded), rows, columns, dtype)
+
+
+def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
+    """`x @ weight[rows].T + bias`, accumulated in float32."""
+    return tiles.matmul(x, encoded, code_of(encoded), bias, rows)
+
+
+def code_of(encoded: Encoded) -> tiles.TileCode:
+    """What the tiles hold."""
+    params = encoded.params
+    assert isinstance(params, Fp8Params)
+    return tiles.TileCode(params.format, 8, params.group)

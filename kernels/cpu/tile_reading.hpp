@@ -1,0 +1,130 @@
+// What decoding and multiplication of fixed-rate tiles share; both are written once, over 16 values at a time.
+//
+// An instruction set is a type `Set` with
+//
+//     Values                        16 float32
+//     Book, book(const float*)      16 values to look up
+//     broadcast, load, store, subtract, multiply, multiply_add, sum
+//     from_integers, from_book, from_e4m3, from_e5m2     16 codes, a byte each -> Values
+//     load_bf16, load_fp16, store_bf16, store_fp16       rounded to nearest, ties to even
+//     store_bf16_normal                                  the same, where no value is subnormal
+//     Table, table(const uint16_t*), look_up             16 codes into 16 values of 2 bytes
+//     copy_past_cache, end_copies                        memcpy for what is not read again soon; end: others may read
+//
+// Everything is in an unnamed namespace, for the reason that floats.hpp gives.
+#pragma once
+
+#include "floats.hpp"
+#include "tiles.hpp"
+
+namespace tilepress {
+namespace {
+
+constexpr float kNf4Book[16] = {-1.0f,
+                                -0.6961928009986877f,
+                                -0.5250730514526367f,
+                                -0.39491748809814453f,
+                                -0.28444138169288635f,
+                                -0.18477343022823334f,
+                                -0.09105003625154495f,
+                                0.0f,
+                                0.07958029955625534f,
+                                0.16093020141124725f,
+                                0.24611230194568634f,
+                                0.33791524171829224f,
+                                0.44070982933044434f,
+                                0.5626170039176941f,
+                                0.7229568362236023f,
+                                1.0f};
+
+// Tiles that are unpacked at a time: their 4 KiB of codes stay in the nearest cache.
+constexpr std::int64_t kStripTiles = 16;
+
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) {
+    return a < b ? a : b;
+}
+inline std::int64_t larger(std::int64_t a, std::int64_t b) {
+    return a > b ? a : b;
+}
+inline std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
+    return (value + step - 1) / step * step;
+}
+
+// Where the run of at most `most` tiles that begins at `tile`, and lies in one group, ends.
+inline std::int64_t strip_end(const Tiles& weight, std::int64_t tile, std::int64_t most) {
+    const std::int64_t group_end = (tile / weight.group_tiles + 1) * weight.group_tiles;
+    return smaller(smaller(tile + most, group_end), weight.tiles);
+}
+
+template <int Width, bool IsFirst>
+inline const std::uint8_t* unpack_plane(const std::uint8_t* plane, int low, std::uint8_t* codes) {
+    constexpr int size = 32 * Width;
+    for (int field = 0; field < 8 / Width; ++field)
+        for (int i = 0; i < size; ++i) {
+            const auto bits = static_cast<std::uint8_t>((plane[i] >> (Width * field)) & ((1 << Width) - 1));
+            std::uint8_t& code = codes[size * field + i];
+            code = static_cast<std::uint8_t>(IsFirst ? bits : code | (bits << low));
+        }
+    return plane + size;
+}
+
+template <int Bits>
+inline void unpack(const std::uint8_t* plane, std::uint8_t* codes) {
+    if constexpr (Bits == 8) {
+        std::memcpy(codes, plane, kTileValues);
+    } else {
+        if constexpr (Bits & 4) plane = unpack_plane<4, true>(plane, 0, codes);
+        if constexpr (Bits & 2) plane = unpack_plane<2, !(Bits & 4)>(plane, Bits & 4, codes);
+        if constexpr (Bits & 1) unpack_plane<1, Bits == 1>(plane, Bits & 6, codes);
+    }
+}
+
+inline void unpack_tile(const std::uint8_t* tile, int bits, std::uint8_t* codes) {
+    switch (bits) {
+        case 2:
+            return unpack<2>(tile, codes);
+        case 3:
+            return unpack<3>(tile, codes);
+        case 4:
+            return unpack<4>(tile, codes);
+        case 5:
+            return unpack<5>(tile, codes);
+        case 6:
+            return unpack<6>(tile, codes);
+        case 7:
+            return unpack<7>(tile, codes);
+        default:
+            return unpack<8>(tile, codes);
+    }
+}
+
+// Scales and zero points of one panel and group, a value a row.
+struct RowConstants {
+    alignas(64) float scales[kSide];
+    alignas(64) float zeros[kSide];
+
+    void read(const Tiles& weight, std::int64_t panel, std::int64_t group) {
+        const std::int64_t first = (panel * weight.groups + group) * kSide;
+        for (int row = 0; row < kSide; ++row) scales[row] = float_of_bf16(weight.scales[first + row]);
+        if (weight.zero_points != nullptr)
+            for (int row = 0; row < kSide; ++row) zeros[row] = static_cast<float>(weight.zero_points[first + row]);
+        else
+            for (int row = 0; row < kSide; ++row) zeros[row] = static_cast<float>(1 << (weight.bits - 1));
+    }
+};
+
+template <class Set, Code Kind>
+struct Reader {
+    typename Set::Book book = Set::book(kNf4Book);
+
+    // 16 codes of one row -> what the scale multiplies.
+    typename Set::Values operator()(const std::uint8_t* codes, typename Set::Values zero) const {
+        if constexpr (Kind == Code::integer) return Set::subtract(Set::from_integers(codes), zero);
+        if constexpr (Kind == Code::nf4) return Set::from_book(codes, book);
+        if constexpr (Kind == Code::e4m3) return Set::from_e4m3(codes);
+        if constexpr (Kind == Code::e5m2) return Set::from_e5m2(codes);
+    }
+};
+
+}  // namespace
+}  // namespace tilepress

@@ -1,0 +1,84 @@
+// Fixed-rate tiles (`int`, `nf4`, `fp8`): what the kernels of every instruction set take and offer.
+//
+// The layout is that of kernels/layout/tiles.py: a panel is 16 rows, a tile 16 x 16 codes in planes of 8, 4, 2 and 1
+// bits, and each panel has 16 scales (and maybe zero points) a group of columns.
+//
+//     codes        [panels][tiles][32 bits] bytes
+//     scales       [panels][groups][16] bfloat16
+//     zero_points  [panels][groups][16] bytes, or null
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tilepress {
+
+constexpr std::int64_t kSide = 16;
+constexpr std::int64_t kTileValues = kSide * kSide;
+
+// The most rows of x that `multiply` takes.
+constexpr std::int64_t kMostVectors = 8;
+
+enum class Code { integer, nf4, e4m3, e5m2 };
+enum class Dtype { float32, bfloat16, float16 };
+
+constexpr std::int64_t size_of(Dtype dtype) {
+    return dtype == Dtype::float32 ? 4 : 2;
+}
+
+struct Range {
+    std::int64_t first;
+    std::int64_t last;
+};
+
+struct Tiles {
+    const std::uint8_t* codes;
+    const std::uint16_t* scales;
+    const std::uint8_t* zero_points;
+    Code code;
+    int bits;
+    std::int64_t panels;
+    std::int64_t tiles;        // of a panel
+    std::int64_t group_tiles;  // tiles of a group; the last group may be shorter
+    std::int64_t groups;
+
+    std::int64_t tile_bytes() const { return 32 * bits; }
+    const std::uint8_t* tile(std::int64_t panel, std::int64_t tile) const {
+        return codes + (panel * tiles + tile) * tile_bytes();
+    }
+};
+
+// Values of a range, row by row without gaps.
+struct Dense {
+    void* values;
+    Dtype dtype;
+    Range rows;
+    Range columns;
+    bool bypasses_cache;  // so much that nothing of it would be left in a cache
+};
+
+// y = x @ weight.T + bias for `count` rows of x, 1..kMostVectors of them.
+struct Product {
+    const void* x;     // [count][columns], without gaps
+    const void* bias;  // [rows], or null
+    void* y;           // [count][rows], without gaps
+    Dtype dtype;       // of x, bias and y
+    std::int64_t count;
+    std::int64_t columns;
+    Range rows;
+};
+
+// Kernels of one instruction set. Each works on the panels `panels` of the range; other threads take the others.
+struct TileKernels {
+    void (*decode)(const Tiles&, Range panels, const Dense&);
+    // Bytes that `prepare` writes: x in the form that `multiply` reads, aligned to 64 bytes.
+    std::int64_t (*prepared_bytes)(const Tiles&, const Product&);
+    void (*prepare)(const Tiles&, const Product&, std::byte* prepared);
+    void (*multiply)(const Tiles&, Range panels, const Product&, const std::byte* prepared);
+};
+
+TileKernels portable_tile_kernels();
+TileKernels avx2_tile_kernels();
+TileKernels avx512_tile_kernels();
+
+}  // namespace tilepress
