@@ -10,21 +10,27 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from tilepress.compress.codecs.panels import require_finite, runs
-from tilepress.kernels import PartSpec
+from tilepress.compress.codecs.panels import as_matrix, require_finite, runs
+from tilepress.kernels import CodecError, Encoded, Params
 from tilepress.kernels.layout.tiles import TILE, groups
+from tilepress.kernels.packing import pack_tiles
+
+LARGEST = 2.0**126
+"""Largest magnitude that can be encoded, a quarter of float32's."""
 
 
 def padded_runs(matrix: torch.Tensor, codec: str) -> Iterator[torch.Tensor]:
     """Runs of panels in float32, filled up with zeros to whole tiles: [rows, columns], multiples of 16.
 
     Raises:
-        CodecError: NaN or infinite values.
+        CodecError: NaN or infinite values, or such that a rounded scale times a code could become infinite.
     """
     for run in runs(matrix):
         require_finite(run, codec)
         if not run.numel():
             continue
+        if run.abs().max() > LARGEST:
+            raise CodecError(f"codec {codec} has no code for values beyond {LARGEST:g}; give this tensor another codec")
         rows, columns = run.shape
         yield torch.nn.functional.pad(run.float(), (0, -columns % TILE, 0, -rows % TILE))
 
@@ -68,9 +74,33 @@ def divide(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return torch.where(scale == 0, torch.zeros((), dtype=values.dtype), values / scale)
 
 
-def join(pieces: Mapping[str, list[torch.Tensor]], specs: Mapping[str, PartSpec]) -> dict[str, torch.Tensor]:
-    """Parts of consecutive runs -> parts of the whole tensor; of an empty tensor, parts of zeros."""
-    return {
+def encode_tiles(
+    weight: torch.Tensor,
+    params: Params,
+    bits: int,
+    encode_run: Callable[[torch.Tensor], tuple[torch.Tensor, Mapping[str, torch.Tensor]]],
+) -> Encoded:
+    """Encode run by run and put the parts together; of an empty tensor, the parts are zeros.
+
+    Args:
+        weight: the tensor.
+        params: of the codec, whose parts are laid out as `layout.tiles` says.
+        bits: of a code.
+        encode_run: values [rows, columns] -> codes of the same shape, uint8, and the other parts [rows, groups].
+
+    Raises:
+        CodecError: NaN or infinite values, or a dtype that can't be compressed.
+    """
+    shape, dtype = tuple(weight.shape), weight.dtype
+    specs = params.part_specs(shape, dtype)
+    pieces: dict[str, list[torch.Tensor]] = {name: [] for name in specs}
+    for values in padded_runs(as_matrix(weight), params.codec):
+        codes, of_groups = encode_run(values)
+        pieces["codes"].append(pack_tiles(codes, bits))
+        for name, part in of_groups.items():
+            pieces[name].append(by_panel(part))
+    parts = {
         name: torch.cat(pieces[name]) if pieces[name] else torch.zeros(spec.shape, dtype=spec.dtype)
         for name, spec in specs.items()
     }
+    return Encoded(params, shape, dtype, parts)

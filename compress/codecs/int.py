@@ -8,19 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from tilepress.compress.codecs.groups import (
-    by_panel,
-    divide,
-    join,
-    padded_runs,
-    reduce_groups,
-    round_scale,
-    spread_groups,
-)
-from tilepress.compress.codecs.panels import as_matrix
+from tilepress.compress.codecs.groups import divide, encode_tiles, reduce_groups, round_scale, spread_groups
 from tilepress.kernels import Encoded
 from tilepress.kernels.layout.int import IntParams
-from tilepress.kernels.packing import pack_tiles
 
 
 def encode(weight: torch.Tensor, params: IntParams) -> Encoded:
@@ -29,19 +19,18 @@ def encode(weight: torch.Tensor, params: IntParams) -> Encoded:
     Raises:
         CodecError: NaN or infinite values, or a dtype that can't be compressed.
     """
-    shape, dtype = tuple(weight.shape), weight.dtype
-    specs = params.part_specs(shape, dtype)
-    pieces: dict[str, list[torch.Tensor]] = {name: [] for name in specs}
-    for values in padded_runs(as_matrix(weight), params.codec):
+    top = (1 << params.bits) - 1
+
+    def encode_run(values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         scale, zero_point = (_symmetric if params.symmetric else _affine)(values, params)
-        spread = spread_groups(scale.float(), params.group, values.shape[1])
-        codes = divide(values, spread).round_()
+        codes = divide(values, spread_groups(scale.float(), params.group, values.shape[1])).round_()
         codes += spread_groups(zero_point, params.group, values.shape[1])
-        pieces["codes"].append(pack_tiles(codes.clamp_(0, (1 << params.bits) - 1).to(torch.uint8), params.bits))
-        pieces["scales"].append(by_panel(scale))
+        of_groups = {"scales": scale}
         if not params.symmetric:
-            pieces["zero_points"].append(by_panel(zero_point.to(torch.uint8)))
-    return Encoded(params, shape, dtype, join(pieces, specs))
+            of_groups["zero_points"] = zero_point.to(torch.uint8)
+        return codes.clamp_(0, top).to(torch.uint8), of_groups
+
+    return encode_tiles(weight, params, params.bits, encode_run)
 
 
 def _symmetric(values: torch.Tensor, params: IntParams) -> tuple[torch.Tensor, torch.Tensor]:

@@ -181,6 +181,14 @@ def test_int_is_within_half_a_step(bits: int, group: int, symmetric: bool, expon
         assert bool((distance.amax(1) <= allowed).all())
 
 
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.startswith(("int", "nf4", "fp8"))])
+def test_no_finite_weight_becomes_infinite(spec: str) -> None:
+    weight = values((20, 40), torch.float32).sign() * 2.0**126
+    assert bool(torch.isfinite(decode(encode(weight, spec))).all())
+    with pytest.raises(CodecError, match="beyond"):
+        encode(weight * 1.5, spec)
+
+
 def test_more_bits_are_more_accurate() -> None:
     weight = values((64, 256), torch.float32)
     errors = [(decode(encode(weight, f"int:bits={bits}")) - weight).square().mean().item() for bits in range(2, 9)]
