@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from collections.abc import Mapping
 import torch
 
 from tilepress.kernels import table
-from tilepress.kernels.cpu.tiles import instruction_set
 
 _PACKAGES = (
     "tilepress",
@@ -40,7 +40,7 @@ def _machine() -> dict[str, str]:
     found = {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "processors": f"{os.cpu_count()}, of which PyTorch uses {torch.get_num_threads()}",
-        "instruction set": f"{instruction_set()} here, {torch.backends.cpu.get_cpu_capability()} in PyTorch",
+        "native kernels": _native_kernels(),
     }
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
@@ -49,6 +49,14 @@ def _machine() -> dict[str, str]:
     else:
         found["GPU"] = "none that PyTorch can use"
     return found
+
+
+def _native_kernels() -> str:
+    if importlib.util.find_spec("tilepress.kernels._native") is None:
+        return "not built: every codec runs on the reference backend; install tilepress again"
+    from tilepress.kernels.cpu.tiles import instruction_set
+
+    return instruction_set()
 
 
 def _version(package: str) -> str:
