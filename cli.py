@@ -135,7 +135,7 @@ def compress(
     source: SourceArgument,
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; must not exist yet.")],
     codec: Annotated[
-        str | None, typer.Option(help="Codec spec for the matrices of the blocks. [default: int:bits=4]")
+        str | None, typer.Option(help="Codec spec for the matrices of the blocks. Default: int:bits=4.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="File of rules, `pattern: codec spec`, instead of --codec.")
@@ -143,11 +143,11 @@ def compress(
     embeddings: Annotated[
         str | None,
         typer.Option(
-            help="Codec spec for embeddings and head. [default: int:bits=8, or the codec if it is exact or bounded]"
+            help="Codec spec for embeddings and head. Default: int:bits=8, or the codec if it is exact or bounded."
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Tensors encoded at the same time. [default: processors, at most 4]")
+        int | None, typer.Option(min=1, help="Tensors encoded at the same time. Default: processors, at most 4.")
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Size of a shard, as 500MB or 5GB.")] = "5GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
@@ -312,7 +312,7 @@ def compare(
     source: SourceArgument,
     candidates: Annotated[list[Path], typer.Argument(metavar="DST...", help="Compressed checkpoints.")],
     text: Annotated[
-        Path | None, typer.Option(help="Text to predict. [default: Python's own language reference]")
+        Path | None, typer.Option(help="Text to predict. Default: Python's own language reference.")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the rows as JSON.")] = None,
     tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens to use.")] = None,

@@ -181,3 +181,9 @@ def test_transformers_works_from_the_root_of_the_repository() -> None:
     script = "import sys; sys.path.insert(0, '.'); import transformers; transformers.LlamaForCausalLM; import tilepress"
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_names_the_defaults() -> None:
+    printed = " ".join(succeed("compress", "--help").replace("│", " ").split())
+    assert "Default: int:bits=4." in printed
+    assert "Default: processors, at most 4." in printed
