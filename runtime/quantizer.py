@@ -151,7 +151,8 @@ class TilepressQuantizer(HfQuantizer):
         older_loaders.mend(model, self._expected, self._part_dtypes)
         model._weight_conversions = transforms_to_keep(model._weight_conversions, self._assembly.tensors)
         self._expected, self._loading_info = {}, None
-        return model
+        # Norms and biases would otherwise ask for gradients in every forward pass, which only the slow kernels give.
+        return model.requires_grad_(False)
 
     def _require_complete(self, model: nn.Module) -> None:
         missing = sorted(self._loading_info.missing_keys)

@@ -488,3 +488,13 @@ def test_head_takes_activations_of_any_rank(llama: Path) -> None:
     torch.testing.assert_close(head(x[0, 0]), expected[0, 0])
     with pytest.raises(CodecError, match="columns"):
         head(torch.randn(2, 63))
+
+
+def test_forward_asks_for_no_gradients_unless_the_caller_does(llama: Path) -> None:
+    model = load(llama, dtype="float32")
+    ids = torch.arange(1, 9)[None]
+    assert not model(input_ids=ids).logits.requires_grad
+    embedded = model.get_input_embeddings()(ids).requires_grad_()
+    model(inputs_embeds=embedded).logits.sum().backward()
+    assert embedded.grad is not None
+    assert bool(embedded.grad.abs().sum() > 0)
