@@ -23,7 +23,8 @@ import torch
 if __name__ == "__main__":
     from tilepress.compress.codecs import encode
     from tilepress.kernels import Encoded, matmul
-    from tilepress.kernels.cpu.tiles import decode_into, instruction_set
+    from tilepress.kernels.cpu.instruction_set import instruction_set
+    from tilepress.kernels.cpu.tiles import decode_into
 
 SPECS = ("int:bits=4,group=64", "int:bits=3,group=64", "int:bits=8,group=64", "nf4", "fp8", "fp8:format=e5m2")
 RUNS = 7

@@ -24,7 +24,7 @@ class Parts:
 def instruction_sets() -> list[str]:
     """Instruction sets that this machine can run, the slowest first: portable, avx2, avx512."""
 
-def decode(
+def tiles_decode(
     instruction_set: str,
     parts: Parts,
     rows: tuple[int, int],
@@ -35,7 +35,7 @@ def decode(
 ) -> None:
     """Decode a range into `values`. Raises ValueError when a length doesn't fit."""
 
-def multiply(
+def tiles_multiply(
     instruction_set: str,
     parts: Parts,
     rows: tuple[int, int],

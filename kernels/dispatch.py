@@ -57,7 +57,7 @@ def _reference(codec: str) -> Backend:
 
 def _native(codec: str) -> Backend:
     module = importlib.import_module(f"tilepress.kernels.cpu.{codec}")
-    return Backend("cpu", module.decode, module.matmul)
+    return Backend("cpu", module.decode, getattr(module, "matmul", None))
 
 
 def _exists(module: str) -> bool:

@@ -54,7 +54,7 @@ def _machine() -> dict[str, str]:
 def _native_kernels() -> str:
     if importlib.util.find_spec("tilepress.kernels._native") is None:
         return "not built: every codec runs on the reference backend; install tilepress again"
-    from tilepress.kernels.cpu.tiles import instruction_set
+    from tilepress.kernels.cpu.instruction_set import instruction_set
 
     return instruction_set()
 

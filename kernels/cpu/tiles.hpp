@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "values.hpp"
+
 namespace tilepress {
 
 constexpr std::int64_t kSide = 16;
@@ -20,16 +22,6 @@ constexpr std::int64_t kTileValues = kSide * kSide;
 constexpr std::int64_t kMostVectors = 8;
 
 enum class Code { integer, nf4, e4m3, e5m2 };
-enum class Dtype { float32, bfloat16, float16 };
-
-constexpr std::int64_t size_of(Dtype dtype) {
-    return dtype == Dtype::float32 ? 4 : 2;
-}
-
-struct Range {
-    std::int64_t first;
-    std::int64_t last;
-};
 
 struct Tiles {
     const std::uint8_t* codes;
@@ -46,15 +38,6 @@ struct Tiles {
     const std::uint8_t* tile(std::int64_t panel, std::int64_t tile) const {
         return codes + (panel * tiles + tile) * tile_bytes();
     }
-};
-
-// Values of a range, row by row without gaps.
-struct Dense {
-    void* values;
-    Dtype dtype;
-    Range rows;
-    Range columns;
-    bool bypasses_cache;  // so much that nothing of it would be left in a cache
 };
 
 // y = x @ weight.T + bias for `count` rows of x, 1..kMostVectors of them.

@@ -10,20 +10,19 @@ rows, each decoded weight is used so often that a block of them is decoded into 
 from __future__ import annotations
 
 import math
-import os
-from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
 
 from tilepress.kernels import _native
-from tilepress.kernels.encoded import DTYPES, PANEL_ROWS, Encoded, dtype_name
-from tilepress.kernels.errors import BackendError, CodecError
+from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+from tilepress.kernels.cpu.instruction_set import instruction_set
+from tilepress.kernels.encoded import PANEL_ROWS, Encoded, dtype_name
+from tilepress.kernels.errors import CodecError
 
 BLOCK_VALUES = 1 << 21
 """Weights that are decoded at a time for many rows of x: 4 MiB in bfloat16, which the last cache holds."""
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PART_DTYPES = {"codes": torch.uint8, "scales": torch.bfloat16, "zero_points": torch.uint8}
 
 
@@ -33,20 +32,6 @@ class TileCode(NamedTuple):
     name: str
     bits: int
     group: int
-
-
-@cache
-def instruction_set() -> str:
-    """The instruction set whose kernels run: the environment variable TILEPRESS_CPU, or the best of this machine.
-
-    Raises:
-        BackendError: one that this machine doesn't have.
-    """
-    supported = _native.instruction_sets()
-    wanted = os.environ.get("TILEPRESS_CPU") or supported[-1]
-    if wanted not in supported:
-        raise BackendError(f"TILEPRESS_CPU={wanted}, but this machine can run {', '.join(supported)}")
-    return wanted
 
 
 def decode(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
@@ -137,14 +122,14 @@ def _matmul(
         vectors = x.contiguous()
         addend = None if bias is None else bias.to(x.dtype).contiguous()
         try:
-            _native.multiply(
+            _native.tiles_multiply(
                 instruction_set(),
                 parts,
                 (row_first, row_last),
-                _buffer(vectors),
-                _buffer(addend),
-                _buffer(y),
-                _NAMES[x.dtype],
+                buffer(vectors),
+                buffer(addend),
+                buffer(y),
+                DTYPE_NAMES[x.dtype],
                 count,
                 torch.get_num_threads(),
             )
@@ -169,13 +154,13 @@ def _multiply_many(
 
 def _into(values: torch.Tensor, parts: _native.Parts, rows: tuple[int, int], columns: tuple[int, int]) -> None:
     try:
-        _native.decode(
+        _native.tiles_decode(
             instruction_set(),
             parts,
             rows,
             columns,
-            _NAMES[values.dtype],
-            _buffer(values),
+            DTYPE_NAMES[values.dtype],
+            buffer(values),
             torch.get_num_threads(),
         )
     except ValueError as error:
@@ -191,19 +176,15 @@ def _parts(
                 f"the part {name} is not a contiguous {dtype_name(_PART_DTYPES[name])} of three dimensions"
             )
     return _native.Parts(
-        _buffer(codes),
-        _buffer(scales),
-        _buffer(zero_points),
+        buffer(codes),
+        buffer(scales),
+        buffer(zero_points),
         code.name,
         code.bits,
         code.group,
         codes.shape[0],
         columns,
     )
-
-
-def _buffer(tensor: torch.Tensor | None) -> tuple[int, int]:
-    return (0, -1) if tensor is None else (tensor.data_ptr(), tensor.nbytes)
 
 
 def _fake_decode(

@@ -18,6 +18,7 @@ from tilepress.kernels import BackendError, CodecError, Encoded, backend_of, dec
 
 native = importlib.import_module("tilepress.kernels._native")
 tiles = importlib.import_module("tilepress.kernels.cpu.tiles")
+active = importlib.import_module("tilepress.kernels.cpu.instruction_set").instruction_set
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SPECS = (
@@ -38,9 +39,9 @@ SHAPES = ((1, 1), (1, 576), (40, 1), (16, 16), (17, 33), (101, 103), (48, 1536),
 @pytest.fixture(params=native.instruction_sets(), autouse=True)
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("TILEPRESS_CPU", request.param)
-    tiles.instruction_set.cache_clear()
+    active.cache_clear()
     yield request.param
-    tiles.instruction_set.cache_clear()
+    active.cache_clear()
 
 
 def values(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -251,10 +252,10 @@ def test_no_argument_leads_native_code_astray(data: st.DataObject) -> None:
     room = (target.data_ptr(), 40 * 100 * 4)
     ranges = [(data.draw(number), data.draw(number)) for _ in range(2)]
     dtype = data.draw(st.sampled_from(("float32", "float16", "int8")))
-    chosen = tiles.instruction_set()
+    chosen = active()
     calls = (
-        lambda: native.decode(chosen, parts, *ranges, dtype, room, 2),
-        lambda: native.multiply(chosen, parts, ranges[0], room, (0, -1), room, dtype, data.draw(number), 2),
+        lambda: native.tiles_decode(chosen, parts, *ranges, dtype, room, 2),
+        lambda: native.tiles_multiply(chosen, parts, ranges[0], room, (0, -1), room, dtype, data.draw(number), 2),
     )
     for call in calls:
         try:
@@ -272,7 +273,7 @@ def test_a_bias_that_does_not_fit_is_refused() -> None:
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEPRESS_CPU", "mmx")
-    tiles.instruction_set.cache_clear()
+    active.cache_clear()
     with pytest.raises(BackendError, match="TILEPRESS_CPU=mmx"):
         decode(encode(values((16, 16)), "nf4"))
 

@@ -1,0 +1,10 @@
+// Each family of kernels adds its functions to the Python module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace tilepress {
+
+void bind_tiles(nanobind::module_& module);
+
+}  // namespace tilepress

@@ -1,0 +1,134 @@
+// The bindings of fixed-rate tiles (tiles.hpp).
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <new>
+#include <string>
+
+#include "bindings.hpp"
+#include "buffers.hpp"
+#include "parallel.hpp"
+#include "tiles.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tilepress {
+namespace {
+
+Code code_named(const std::string& name) {
+    if (name == "int") return Code::integer;
+    if (name == "nf4") return Code::nf4;
+    if (name == "e4m3") return Code::e4m3;
+    if (name == "e5m2") return Code::e5m2;
+    throw std::invalid_argument("there is no code of this name");
+}
+
+// What all calls have in common: the parts of a weight, checked against each other.
+struct Parts {
+    Buffer codes;
+    Buffer scales;
+    Buffer zero_points;
+    std::string code;
+    int bits;
+    std::int64_t group;
+    std::int64_t panels;
+    std::int64_t columns;
+};
+
+Tiles checked(const Parts& parts) {
+    require(0 <= parts.panels && parts.panels <= kMost && 0 <= parts.columns && parts.columns <= kMost,
+            "the weight's shape is out of bounds");
+    require(parts.group >= 0 && parts.group % kSide == 0, "a group is not a whole number of tiles");
+    const Code code = code_named(parts.code);
+    const bool has_right_bits =
+        code == Code::integer ? 2 <= parts.bits && parts.bits <= 8 : parts.bits == (code == Code::nf4 ? 4 : 8);
+    require(has_right_bits, "the code does not have so many bits");
+    const std::int64_t tiles = (parts.columns + kSide - 1) / kSide;
+    const std::int64_t group_tiles = parts.group == 0 ? std::max<std::int64_t>(tiles, 1) : parts.group / kSide;
+    const std::int64_t groups = parts.group == 0 ? 1 : (tiles + group_tiles - 1) / group_tiles;
+    require(holds(parts.codes, parts.panels, tiles, 32 * parts.bits), "the codes do not fit the weight's shape");
+    require(holds(parts.scales, parts.panels, groups, 2 * kSide), "the scales do not fit the weight's shape");
+    require(parts.zero_points.second < 0 || holds(parts.zero_points, parts.panels, groups, kSide),
+            "the zero points do not fit the weight's shape");
+    return {reinterpret_cast<const std::uint8_t*>(parts.codes.first),
+            reinterpret_cast<const std::uint16_t*>(parts.scales.first),
+            reinterpret_cast<const std::uint8_t*>(parts.zero_points.first),
+            code,
+            parts.bits,
+            parts.panels,
+            tiles,
+            group_tiles,
+            groups};
+}
+
+// Share the panels of a range of rows among threads.
+template <class Function>
+void over_panels(const Range& rows, std::int64_t values_a_panel, int threads, const Function& function) {
+    const std::int64_t first = rows.first / kSide;
+    const std::int64_t count = (rows.last + kSide - 1) / kSide - first;
+    const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / std::max<std::int64_t>(values_a_panel, 1));
+    parallel(count, step, threads,
+             [&](std::int64_t begin, std::int64_t end) { function(Range{first + begin, first + end}); });
+}
+
+void decode(const std::string& instruction_set, const Parts& parts, const Bounds& rows, const Bounds& columns,
+            const std::string& dtype, const Buffer& values, int threads) {
+    const TileKernels kernels = TILEPRESS_KERNELS(tile, instruction_set);
+    const Tiles weight = checked(parts);
+    const Dense dense{reinterpret_cast<void*>(values.first), dtype_named(dtype),
+                      checked_range(rows, parts.panels * kSide), checked_range(columns, parts.columns),
+                      values.second > kCachedBytes};
+    const std::int64_t width = dense.columns.last - dense.columns.first;
+    require(holds(values, dense.rows.last - dense.rows.first, width, size_of(dense.dtype)),
+            "the result does not have the size of the range");
+    if (values.second == 0) return;
+    const nb::gil_scoped_release released;
+    over_panels(dense.rows, width * kSide, threads, [&](Range panels) { kernels.decode(weight, panels, dense); });
+}
+
+void multiply(const std::string& instruction_set, const Parts& parts, const Bounds& rows, const Buffer& x,
+              const Buffer& bias, const Buffer& y, const std::string& dtype, std::int64_t count, int threads) {
+    const TileKernels kernels = TILEPRESS_KERNELS(tile, instruction_set);
+    const Tiles weight = checked(parts);
+    require(1 <= count && count <= kMostVectors, "x has too many rows, or none");
+    const Range range = checked_range(rows, parts.panels * kSide);
+    const std::int64_t height = range.last - range.first;
+    const Product product{reinterpret_cast<const void*>(x.first),
+                          reinterpret_cast<const void*>(bias.first),
+                          reinterpret_cast<void*>(y.first),
+                          dtype_named(dtype),
+                          count,
+                          parts.columns,
+                          range};
+    const std::int64_t size = size_of(product.dtype);
+    require(holds(x, count, parts.columns, size), "x does not have as many columns as the weight");
+    require(holds(y, count, height, size), "the result does not have the size of the range");
+    require(bias.second < 0 || holds(bias, 1, height, size), "the bias does not have as many values as the range");
+    if (y.second == 0) return;
+    const nb::gil_scoped_release released;
+    constexpr std::align_val_t alignment{64};
+    const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(kernels.prepared_bytes(weight, product), 64));
+    auto* prepared = static_cast<std::byte*>(::operator new(bytes, alignment));
+    kernels.prepare(weight, product, prepared);
+    over_panels(range, weight.tiles * kTileValues, threads,
+                [&](Range panels) { kernels.multiply(weight, panels, product, prepared); });
+    ::operator delete(prepared, alignment);
+}
+
+}  // namespace
+
+void bind_tiles(nb::module_& module) {
+    module.attr("MOST_VECTORS") = kMostVectors;
+    nb::class_<Parts>(module, "Parts", "A weight in fixed-rate tiles: buffers are (address, bytes).")
+        .def(nb::init<Buffer, Buffer, Buffer, std::string, int, std::int64_t, std::int64_t, std::int64_t>(), "codes"_a,
+             "scales"_a, "zero_points"_a, "code"_a, "bits"_a, "group"_a, "panels"_a, "columns"_a);
+    module.def("tiles_decode", &decode, "instruction_set"_a, "parts"_a, "rows"_a, "columns"_a, "dtype"_a, "values"_a,
+               "threads"_a, "Decode a range into `values`.");
+    module.def("tiles_multiply", &multiply, "instruction_set"_a, "parts"_a, "rows"_a, "x"_a, "bias"_a, "y"_a, "dtype"_a,
+               "count"_a, "threads"_a, "Write x @ weight[rows].T + bias to `y`.");
+}
+
+}  // namespace tilepress
