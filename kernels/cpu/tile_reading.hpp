@@ -1,19 +1,18 @@
 // What decoding and multiplication of fixed-rate tiles share; both are written once, over 16 values at a time.
 //
-// An instruction set is a type `Set` with
+// An instruction set is a type `Set` with what product_values.hpp asks for, and
 //
-//     Values                        16 float32
 //     Book, book(const float*)      16 values to look up
-//     broadcast, load, store, subtract, multiply, multiply_add, sum
+//     subtract, multiply
 //     from_integers, from_book, from_e4m3, from_e5m2     16 codes, a byte each -> Values
-//     load_bf16, load_fp16, store_bf16, store_fp16       rounded to nearest, ties to even
-//     store_bf16_normal                                  the same, where no value is subnormal
+//     store_bf16_normal                                  as store_bf16, where no value is subnormal
 //     Table, table(const uint16_t*), look_up             16 codes into 16 values of 2 bytes
 //     copy_past_cache, end_copies                        memcpy for what is not read again soon; end: others may read
 //
 // Everything is in an unnamed namespace, for the reason that floats.hpp gives.
 #pragma once
 
+#include "arithmetic.hpp"
 #include "floats.hpp"
 #include "tiles.hpp"
 
@@ -39,16 +38,6 @@ constexpr float kNf4Book[16] = {-1.0f,
 
 // Tiles that are unpacked at a time: their 4 KiB of codes stay in the nearest cache.
 constexpr std::int64_t kStripTiles = 16;
-
-inline std::int64_t smaller(std::int64_t a, std::int64_t b) {
-    return a < b ? a : b;
-}
-inline std::int64_t larger(std::int64_t a, std::int64_t b) {
-    return a > b ? a : b;
-}
-inline std::int64_t rounded_up(std::int64_t value, std::int64_t step) {
-    return (value + step - 1) / step * step;
-}
 
 // Where the run of at most `most` tiles that begins at `tile`, and lies in one group, ends.
 inline std::int64_t strip_end(const Tiles& weight, std::int64_t tile, std::int64_t most) {

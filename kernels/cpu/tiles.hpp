@@ -11,15 +11,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "values.hpp"
+#include "product.hpp"
 
 namespace tilepress {
 
-constexpr std::int64_t kSide = 16;
 constexpr std::int64_t kTileValues = kSide * kSide;
-
-// The most rows of x that `multiply` takes.
-constexpr std::int64_t kMostVectors = 8;
 
 enum class Code { integer, nf4, e4m3, e5m2 };
 
@@ -38,17 +34,6 @@ struct Tiles {
     const std::uint8_t* tile(std::int64_t panel, std::int64_t tile) const {
         return codes + (panel * tiles + tile) * tile_bytes();
     }
-};
-
-// y = x @ weight.T + bias for `count` rows of x, 1..kMostVectors of them.
-struct Product {
-    const void* x;     // [count][columns], without gaps
-    const void* bias;  // [rows], or null
-    void* y;           // [count][rows], without gaps
-    Dtype dtype;       // of x, bias and y
-    std::int64_t count;
-    std::int64_t columns;
-    Range rows;
 };
 
 // Kernels of one instruction set. Each works on the panels `panels` of the range; other threads take the others.

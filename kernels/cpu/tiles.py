@@ -3,25 +3,21 @@
     tilepress::tiles_decode    a range of rows and columns, dense
     tilepress::tiles_matmul    x @ weight[rows].T + bias
 
-A few rows of x are multiplied as the codes are decoded, in registers: that is as fast as memory delivers them. Of many
-rows, each decoded weight is used so often that a block of them is decoded into cache and left to PyTorch's matmul.
+A few rows of x are multiplied as the codes are decoded, in registers: that is as fast as memory delivers them.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, cast
 
 import torch
 
 from tilepress.kernels import _native
+from tilepress.kernels.cpu import panels
 from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
-from tilepress.kernels.encoded import PANEL_ROWS, Encoded, dtype_name
+from tilepress.kernels.encoded import Encoded, dtype_name
 from tilepress.kernels.errors import CodecError
-
-BLOCK_VALUES = 1 << 21
-"""Weights that are decoded at a time for many rows of x: 4 MiB in bfloat16, which the last cache holds."""
 
 _PART_DTYPES = {"codes": torch.uint8, "scales": torch.bfloat16, "zero_points": torch.uint8}
 
@@ -64,8 +60,8 @@ def decode_into(values: torch.Tensor, encoded: Encoded, code: TileCode, rows: ra
     parts = encoded.parts
     if not values.is_contiguous():
         raise CodecError("tiles can only be decoded into a contiguous tensor")
-    checked = _parts(parts["codes"], parts["scales"], parts.get("zero_points"), code, encoded.columns)
-    _into(values, checked, (rows.start, rows.stop), (columns.start, columns.stop))
+    weight = _weight(parts["codes"], parts["scales"], parts.get("zero_points"), code, encoded.columns)
+    weight.decode_into(values, (rows.start, rows.stop), (columns.start, columns.stop))
 
 
 def matmul(x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
@@ -94,10 +90,8 @@ def _decode(
     column_last: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    parts = _parts(codes, scales, zero_points, TileCode(code, bits, group), width)
-    values = torch.empty(row_last - row_first, column_last - column_first, dtype=dtype)
-    _into(values, parts, (row_first, row_last), (column_first, column_last))
-    return values
+    weight = _weight(codes, scales, zero_points, TileCode(code, bits, group), width)
+    return panels.decode(weight, (row_first, row_last), (column_first, column_last), dtype)
 
 
 def _matmul(
@@ -112,79 +106,52 @@ def _matmul(
     row_first: int,
     row_last: int,
 ) -> torch.Tensor:
-    columns, height = x.shape[-1], row_last - row_first
-    parts = _parts(codes, scales, zero_points, TileCode(code, bits, group), columns)
-    y = torch.empty(*x.shape[:-1], height, dtype=x.dtype)
-    count = math.prod(x.shape[:-1])
-    if count > _native.MOST_VECTORS:
-        _multiply_many(x.reshape(count, columns), parts, bias, (row_first, row_last), y.view(count, height))
-    elif count:
-        vectors = x.contiguous()
-        addend = None if bias is None else bias.to(x.dtype).contiguous()
+    weight = _weight(codes, scales, zero_points, TileCode(code, bits, group), x.shape[-1])
+    return panels.matmul(x, weight, bias, (row_first, row_last))
+
+
+class _Weight(NamedTuple):
+    """One weight in tiles, a `panels.NativeWeight`."""
+
+    parts: _native.Parts
+
+    def decode_into(self, values: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> None:
         try:
-            _native.tiles_multiply(
+            _native.tiles_decode(
                 instruction_set(),
-                parts,
-                (row_first, row_last),
-                buffer(vectors),
-                buffer(addend),
-                buffer(y),
-                DTYPE_NAMES[x.dtype],
-                count,
+                self.parts,
+                rows,
+                columns,
+                DTYPE_NAMES[values.dtype],
+                buffer(values),
                 torch.get_num_threads(),
             )
         except ValueError as error:
+            raise CodecError(f"these tiles can't be decoded: {error}") from None
+
+    def multiply(
+        self, rows: tuple[int, int], x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
+    ) -> None:
+        try:
+            _native.tiles_multiply(
+                instruction_set(), self.parts, rows, x, bias, y, dtype, count, torch.get_num_threads()
+            )
+        except ValueError as error:
             raise CodecError(f"a product can't be computed from these tiles: {error}") from None
-    return y
 
 
-def _multiply_many(
-    vectors: torch.Tensor, parts: _native.Parts, bias: torch.Tensor | None, rows: tuple[int, int], y: torch.Tensor
-) -> None:
-    columns = vectors.shape[1]
-    step = max(1, BLOCK_VALUES // max(1, columns) // PANEL_ROWS) * PANEL_ROWS
-    block = torch.empty(min(step, rows[1] - rows[0]), columns, dtype=vectors.dtype)
-    for first in range(rows[0], rows[1], step):
-        last = min(first + step, rows[1])
-        weight = block[: last - first]
-        _into(weight, parts, (first, last), (0, columns))
-        piece = slice(first - rows[0], last - rows[0])
-        y[:, piece] = torch.nn.functional.linear(vectors, weight, None if bias is None else bias[piece].to(y.dtype))
-
-
-def _into(values: torch.Tensor, parts: _native.Parts, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-    try:
-        _native.tiles_decode(
-            instruction_set(),
-            parts,
-            rows,
-            columns,
-            DTYPE_NAMES[values.dtype],
-            buffer(values),
-            torch.get_num_threads(),
-        )
-    except ValueError as error:
-        raise CodecError(f"these tiles can't be decoded: {error}") from None
-
-
-def _parts(
+def _weight(
     codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None, code: TileCode, columns: int
-) -> _native.Parts:
+) -> _Weight:
     for name, part in (("codes", codes), ("scales", scales), ("zero_points", zero_points)):
         if part is not None and (part.dtype != _PART_DTYPES[name] or not part.is_contiguous() or part.ndim != 3):
             raise CodecError(
                 f"the part {name} is not a contiguous {dtype_name(_PART_DTYPES[name])} of three dimensions"
             )
-    return _native.Parts(
-        buffer(codes),
-        buffer(scales),
-        buffer(zero_points),
-        code.name,
-        code.bits,
-        code.group,
-        codes.shape[0],
-        columns,
+    parts = _native.Parts(
+        buffer(codes), buffer(scales), buffer(zero_points), code.name, code.bits, code.group, codes.shape[0], columns
     )
+    return _Weight(parts)
 
 
 def _fake_decode(

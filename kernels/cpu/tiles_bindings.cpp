@@ -9,7 +9,7 @@
 
 #include "bindings.hpp"
 #include "buffers.hpp"
-#include "parallel.hpp"
+#include "panel_bindings.hpp"
 #include "tiles.hpp"
 
 namespace nb = nanobind;
@@ -64,16 +64,6 @@ Tiles checked(const Parts& parts) {
             groups};
 }
 
-// Share the panels of a range of rows among threads.
-template <class Function>
-void over_panels(const Range& rows, std::int64_t values_a_panel, int threads, const Function& function) {
-    const std::int64_t first = rows.first / kSide;
-    const std::int64_t count = (rows.last + kSide - 1) / kSide - first;
-    const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / std::max<std::int64_t>(values_a_panel, 1));
-    parallel(count, step, threads,
-             [&](std::int64_t begin, std::int64_t end) { function(Range{first + begin, first + end}); });
-}
-
 void decode(const std::string& instruction_set, const Parts& parts, const Bounds& rows, const Bounds& columns,
             const std::string& dtype, const Buffer& values, int threads) {
     const TileKernels kernels = TILEPRESS_KERNELS(tile, instruction_set);
@@ -93,27 +83,14 @@ void multiply(const std::string& instruction_set, const Parts& parts, const Boun
               const Buffer& bias, const Buffer& y, const std::string& dtype, std::int64_t count, int threads) {
     const TileKernels kernels = TILEPRESS_KERNELS(tile, instruction_set);
     const Tiles weight = checked(parts);
-    require(1 <= count && count <= kMostVectors, "x has too many rows, or none");
-    const Range range = checked_range(rows, parts.panels * kSide);
-    const std::int64_t height = range.last - range.first;
-    const Product product{reinterpret_cast<const void*>(x.first),
-                          reinterpret_cast<const void*>(bias.first),
-                          reinterpret_cast<void*>(y.first),
-                          dtype_named(dtype),
-                          count,
-                          parts.columns,
-                          range};
-    const std::int64_t size = size_of(product.dtype);
-    require(holds(x, count, parts.columns, size), "x does not have as many columns as the weight");
-    require(holds(y, count, height, size), "the result does not have the size of the range");
-    require(bias.second < 0 || holds(bias, 1, height, size), "the bias does not have as many values as the range");
+    const Product product = checked_product(rows, parts.panels * kSide, parts.columns, x, bias, y, dtype, count);
     if (y.second == 0) return;
     const nb::gil_scoped_release released;
     constexpr std::align_val_t alignment{64};
     const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(kernels.prepared_bytes(weight, product), 64));
     auto* prepared = static_cast<std::byte*>(::operator new(bytes, alignment));
     kernels.prepare(weight, product, prepared);
-    over_panels(range, weight.tiles * kTileValues, threads,
+    over_panels(product.rows, weight.tiles * kTileValues, threads,
                 [&](Range panels) { kernels.multiply(weight, panels, product, prepared); });
     ::operator delete(prepared, alignment);
 }

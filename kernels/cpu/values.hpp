@@ -5,6 +5,9 @@
 
 namespace tilepress {
 
+// Rows of a panel, and columns of a tile; also the values that a `Set` works on at a time.
+constexpr std::int64_t kSide = 16;
+
 enum class Dtype { float32, bfloat16, float16 };
 
 constexpr std::int64_t size_of(Dtype dtype) {

@@ -1,0 +1,46 @@
+// Float32 values with AVX-512.
+// The part of `Set` (product_values.hpp) that all families share.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace tilepress {
+namespace {
+
+struct Avx512Floats {
+    using Values = __m512;
+    static constexpr std::int64_t most_vectors = 4;
+
+    static Values broadcast(float value) { return _mm512_set1_ps(value); }
+    static Values load(const float* from) { return _mm512_loadu_ps(from); }
+    static void store(float* to, Values values) { _mm512_storeu_ps(to, values); }
+    static Values add(Values a, Values b) { return _mm512_add_ps(a, b); }
+    static Values subtract(Values a, Values b) { return _mm512_sub_ps(a, b); }
+    static Values multiply(Values a, Values b) { return _mm512_mul_ps(a, b); }
+    static Values multiply_add(Values a, Values b, Values c) { return _mm512_fmadd_ps(a, b, c); }
+    static float sum(Values values) { return _mm512_reduce_add_ps(values); }
+    static Values load_bf16(const std::uint16_t* from) {
+        const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    }
+    static Values load_fp16(const std::uint16_t* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static void store_bf16(std::uint16_t* to, Values values) {
+        const __m512i bits = _mm512_castps_si512(values);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __m512i raised = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+        const __m512i rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32(raised, 16), is_nan, _mm512_set1_epi32(0x7fc0));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(rounded));
+    }
+    static void store_fp16(std::uint16_t* to, Values values) {
+        const __m256i rounded = _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);
+    }
+};
+
+}  // namespace
+}  // namespace tilepress
