@@ -14,9 +14,11 @@ class Parts:
         codes: Buffer,
         scales: Buffer,
         zero_points: Buffer,
+        global_scale: Buffer,
         code: str,
         bits: int,
         group: int,
+        scale_format: str,
         panels: int,
         columns: int,
     ) -> None: ...

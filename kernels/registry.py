@@ -12,13 +12,25 @@ from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.fp8 import Fp8Params
 from tilepress.kernels.layout.int import IntParams
 from tilepress.kernels.layout.lossless import LosslessParams
+from tilepress.kernels.layout.mxfp4 import Mxfp4Params
 from tilepress.kernels.layout.nf4 import Nf4Params
 from tilepress.kernels.layout.none import NoneParams
+from tilepress.kernels.layout.nvfp4 import Nvfp4Params
 from tilepress.kernels.layout.zfp import ZfpParams
 from tilepress.kernels.params import Params
 
 CODECS: Mapping[str, type[Params]] = {
-    params.codec: params for params in (NoneParams, LosslessParams, ZfpParams, IntParams, Nf4Params, Fp8Params)
+    params.codec: params
+    for params in (
+        NoneParams,
+        LosslessParams,
+        ZfpParams,
+        IntParams,
+        Nf4Params,
+        Fp8Params,
+        Mxfp4Params,
+        Nvfp4Params,
+    )
 }
 
 

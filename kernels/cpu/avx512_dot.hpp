@@ -1,77 +1,24 @@
-// Products of a few rows of x in bfloat16 or float16, by the dot-product instructions; a part of avx512.cpp.
+// Products of a few rows of x in bfloat16 or float16, by the dot-product instructions; a part of tiles_avx512.cpp.
 //
-// 64 bytes of codes are 4 rows of a tile, 16 codes each. An instruction multiplies them by the same 16 columns of x
-// and adds neighbouring products, so a register holds 4 partial sums of each of 4 rows. avx512_input.hpp says what
-// becomes of x.
+// avx512_input.hpp says what becomes of x, avx512_rows.hpp how rows lie in registers.
 #pragma once
 
+#include "avx512_e2m1.hpp"
 #include "avx512_input.hpp"
+#include "avx512_rows.hpp"
 
 namespace tilepress {
 namespace {
 
-// Codes of rows 4 quarter .. 4 quarter + 3 of a tile, a byte each.
-template <int Bits>
-inline __m512i four_rows(const std::uint8_t* plane, int quarter) {
-    if constexpr (Bits == 8) return _mm512_loadu_si512(plane + 64 * quarter);
-    __m512i codes = _mm512_setzero_si512();
-    if constexpr (Bits & 4) {
-        const __m512i bytes = _mm512_loadu_si512(plane + 64 * (quarter & 1));
-        codes = _mm512_and_si512(quarter < 2 ? bytes : _mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(0x0f));
-        plane += 128;
+// Strip by strip: totals += what `dot.add_strip` finds.
+template <class Set, class Dot, int Count>
+void add_strips(const Dot& dot, const Tiles& weight, __m512 (&totals)[Count]) {
+    std::int64_t number = 0;
+    for (std::int64_t tile = 0; tile < weight.tiles; ++number) {
+        const std::int64_t end = strip_end(weight, tile, Dot::most_tiles);
+        dot.template add_strip<Set>({tile, end}, number, totals);
+        tile = end;
     }
-    if constexpr (Bits & 2) {
-        const __m512i bytes = _mm512_srli_epi16(_mm512_loadu_si512(plane), static_cast<unsigned>(2 * quarter));
-        const __m512i fields = _mm512_and_si512(bytes, _mm512_set1_epi8(0x03));
-        codes = _mm512_or_si512(codes, _mm512_slli_epi16(fields, Bits & 4));
-        plane += 64;
-    }
-    if constexpr (Bits & 1) {
-        const __m512i twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(plane)));
-        const __m512i shifts = _mm512_inserti64x4(_mm512_set1_epi16(static_cast<short>(2 * quarter)),
-                                                  _mm256_set1_epi16(static_cast<short>(2 * quarter + 1)), 1);
-        const __m512i fields = _mm512_and_si512(_mm512_srlv_epi16(twice, shifts), _mm512_set1_epi8(0x01));
-        codes = _mm512_or_si512(codes, _mm512_slli_epi16(fields, Bits & 6));
-    }
-    return codes;
-}
-
-inline __m512i sixteen_columns(const void* x) {
-    return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(x)));
-}
-
-// Lane 4 l + q of a reduction is row 4 q + l.
-inline __m512i row_order() {
-    return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-}
-
-// Ask for the codes that come two pages later: the processor's own guesses end with each page.
-inline void prefetch(const std::uint8_t* tile, std::int64_t bytes) {
-    constexpr std::uintptr_t ahead = 8192;
-    const auto address = reinterpret_cast<std::uintptr_t>(tile) + ahead;
-    for (std::int64_t line = 0; line < bytes; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<std::uintptr_t>(line)), _MM_HINT_T1);
-}
-
-// 4 partial sums of each of 16 rows -> the 16 sums, in the order of the rows.
-inline __m512i row_sums(const __m512i (&quarters)[4]) {
-    const __m512i even = _mm512_add_epi32(_mm512_unpacklo_epi32(quarters[0], quarters[1]),
-                                          _mm512_unpackhi_epi32(quarters[0], quarters[1]));
-    const __m512i odd = _mm512_add_epi32(_mm512_unpacklo_epi32(quarters[2], quarters[3]),
-                                         _mm512_unpackhi_epi32(quarters[2], quarters[3]));
-    const __m512i sums = _mm512_add_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
-    return _mm512_permutexvar_epi32(row_order(), sums);
-}
-
-inline __m512 row_sums(const __m512 (&quarters)[4]) {
-    const __m512 even =
-        _mm512_add_ps(_mm512_unpacklo_ps(quarters[0], quarters[1]), _mm512_unpackhi_ps(quarters[0], quarters[1]));
-    const __m512 odd =
-        _mm512_add_ps(_mm512_unpacklo_ps(quarters[2], quarters[3]), _mm512_unpackhi_ps(quarters[2], quarters[3]));
-    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd));
-    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd));
-    const __m512 sums = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-    return _mm512_permutexvar_ps(row_order(), sums);
 }
 
 // Integers of `Bits` bits, or nf4.
@@ -134,8 +81,9 @@ struct IntegerDot {
                     _mm512_setzero_si512();
         for (std::int64_t tile = strip.first; tile < strip.last; ++tile)
             add_tile<IsWide>(weight.tile(panel, tile), tile * kSide, sums);
-        const std::int64_t first = (panel * weight.groups + strip.first / weight.group_tiles) * kSide;
-        const __m512 scales = Set::load_bf16(weight.scales + first);
+        const std::int64_t group = strip.first / weight.group_tiles;
+        const std::int64_t first = (panel * weight.groups + group) * kSide;
+        const __m512 scales = load_scales<Set>(weight, panel, group);
         for (int vector = 0; vector < Count; ++vector) {
             const std::int64_t x = vector_first + vector;
             __m512i both[4];
@@ -162,6 +110,11 @@ struct IntegerDot {
             add_strip_of_width<Set, true>(strip, number, totals);
         else
             add_strip_of_width<Set, false>(strip, number, totals);
+    }
+
+    template <class Set>
+    void add_panel(__m512 (&totals)[Count]) const {
+        add_strips<Set>(*this, weight, totals);
     }
 };
 
@@ -207,23 +160,22 @@ struct FloatDot {
                     }
             }
         }
-        const std::int64_t first = (panel * weight.groups + strip.first / weight.group_tiles) * kSide;
-        const __m512 scales = Set::load_bf16(weight.scales + first);
+        const __m512 scales = load_scales<Set>(weight, panel, strip.first / weight.group_tiles);
         for (int vector = 0; vector < Count; ++vector)
             totals[vector] = _mm512_fmadd_ps(scales, row_sums(sums[vector]), totals[vector]);
+    }
+
+    template <class Set>
+    void add_panel(__m512 (&totals)[Count]) const {
+        add_strips<Set>(*this, weight, totals);
     }
 };
 
 template <class Set, class Dot, int Count>
-void dot_panel(const Dot& dot, const Tiles& weight, const Product& product) {
+void dot_panel(const Dot& dot, const Product& product) {
     __m512 totals[Count];
     for (auto& total : totals) total = _mm512_setzero_ps();
-    std::int64_t number = 0;
-    for (std::int64_t tile = 0; tile < weight.tiles; ++number) {
-        const std::int64_t end = strip_end(weight, tile, Dot::most_tiles);
-        dot.template add_strip<Set>({tile, end}, number, totals);
-        tile = end;
-    }
+    dot.template add_panel<Set>(totals);
     for (int vector = 0; vector < Count; ++vector) {
         alignas(64) float results[kSide];
         _mm512_store_ps(results, totals[vector]);
@@ -237,8 +189,8 @@ void dot_panels(const Tiles& weight, Range panels, const Product& product, const
     for (std::int64_t panel = panels.first; panel < panels.last; ++panel) {
         std::int64_t vector = 0;
         for (; vector + 2 <= product.count; vector += 2)
-            dot_panel<Set, Dot<2>, 2>({weight, arrays, header, panel, vector}, weight, product);
-        if (vector < product.count) dot_panel<Set, Dot<1>, 1>({weight, arrays, header, panel, vector}, weight, product);
+            dot_panel<Set, Dot<2>, 2>({weight, arrays, header, panel, vector}, product);
+        if (vector < product.count) dot_panel<Set, Dot<1>, 1>({weight, arrays, header, panel, vector}, product);
     }
 }
 
@@ -250,6 +202,10 @@ struct Integers {
 template <int Count>
 using Nf4Dot = IntegerDot<4, true, Count>;
 template <int Count>
+using Mxfp4Dot = E2m1Dot<2, Count>;
+template <int Count>
+using Nvfp4Dot = E2m1Dot<1, Count>;
+template <int Count>
 using Bf16Dot = FloatDot<1, Count>;
 template <int Count>
 using Fp16Dot = FloatDot<2, Count>;
@@ -260,6 +216,9 @@ void dot_multiply(const Tiles& weight, Range panels, const Product& product, con
     const DotArrays arrays{const_cast<std::byte*>(prepared) + sizeof(DotHeader), product.count, weight.tiles};
     if (!header.uses_dot) return float_multiply<Set>(weight, panels, product, arrays.base);
     if (weight.code == Code::nf4) return dot_panels<Set, Nf4Dot>(weight, panels, product, arrays, header);
+    if (weight.code == Code::e2m1)
+        return weight.group_tiles == 1 ? dot_panels<Set, Nvfp4Dot>(weight, panels, product, arrays, header)
+                                       : dot_panels<Set, Mxfp4Dot>(weight, panels, product, arrays, header);
     if (weight.code != Code::integer)
         return product.dtype == Dtype::bfloat16 ? dot_panels<Set, Bf16Dot>(weight, panels, product, arrays, header)
                                                 : dot_panels<Set, Fp16Dot>(weight, panels, product, arrays, header);

@@ -69,5 +69,11 @@ inline std::uint16_t fp16_of_e5m2(std::uint8_t code) {
     return static_cast<std::uint16_t>(code << 8);
 }
 
+// 2^(code - 127); NaN for 255.
+inline float float_of_e8m0(std::uint8_t code) {
+    const std::uint32_t tail = code == 0 || code == 255 ? 1u << 22 : 0u;  // of a subnormal number, or of NaN
+    return float_of_bits((static_cast<std::uint32_t>(code) << 23) | tail);
+}
+
 }  // namespace
 }  // namespace tilepress

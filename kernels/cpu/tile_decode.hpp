@@ -56,6 +56,7 @@ struct DecodeBlock {
     std::uint8_t group_of[kStripTiles];   // which of them is a tile's
     bool is_normal = true;
 
+    template <class Set>
     void read(const Tiles& weight, std::int64_t panel, Range wanted) {
         tiles = wanted;
         is_normal = true;
@@ -65,7 +66,7 @@ struct DecodeBlock {
             const std::int64_t group = tile / weight.group_tiles;
             group_of[tile - tiles.first] = static_cast<std::uint8_t>(group - first);
             if (tile != tiles.first && tile % weight.group_tiles != 0) continue;
-            constants[group - first].read(weight, panel, group);
+            constants[group - first].template read<Set>(weight, panel, group);
             is_normal &= products_are_normal(constants[group - first]);
         }
     }
@@ -119,7 +120,7 @@ void decode_block(const DecodeBlock& block, int bits, std::int64_t panel, const 
         Value* place =
             static_cast<Value*>(dense.values) + (row - dense.rows.first) * width + first - dense.columns.first;
         Value* to = is_whole && !dense.bypasses_cache ? place : beside;
-        if (sizeof(Value) == 2 && (Kind == Code::nf4 || (Kind == Code::integer && bits <= 4))) {
+        if (sizeof(Value) == 2 && bits <= 4) {
             if constexpr (sizeof(Value) == 2) look_up_row<Set, Kind, Output>(read, block, row - panel * kSide, to);
         } else {
             decode_row<Set, Kind, Output>(read, block, row - panel * kSide, to);
@@ -140,7 +141,7 @@ void decode_code(const Tiles& weight, Range panels, const Dense& dense) {
     DecodeBlock block;
     for (std::int64_t panel = panels.first; panel < panels.last; ++panel)
         for (std::int64_t tile = dense.columns.first / kSide; tile < tile_last; tile += kStripTiles) {
-            block.read(weight, panel, {tile, smaller(tile + kStripTiles, tile_last)});
+            block.template read<Set>(weight, panel, {tile, smaller(tile + kStripTiles, tile_last)});
             if (dense.dtype == Dtype::float32)
                 decode_block<Set, Kind, Float32Output>(block, weight.bits, panel, dense);
             else if (dense.dtype == Dtype::float16)
@@ -164,6 +165,8 @@ void decode(const Tiles& weight, Range panels, const Dense& dense) {
             return decode_code<Set, Code::e4m3>(weight, panels, dense);
         case Code::e5m2:
             return decode_code<Set, Code::e5m2>(weight, panels, dense);
+        case Code::e2m1:
+            return decode_code<Set, Code::e2m1>(weight, panels, dense);
     }
 }
 

@@ -57,7 +57,7 @@ void multiply_panel(const Tiles& weight, std::int64_t panel, const Product& prod
         const std::int64_t end = strip_end(weight, tile, kStripTiles);
         for (std::int64_t inner = tile; inner < end; ++inner)
             unpack_tile(weight.tile(panel, inner), weight.bits, codes + (inner - tile) * kTileValues);
-        constants.read(weight, panel, tile / weight.group_tiles);
+        constants.template read<Set>(weight, panel, tile / weight.group_tiles);
         for (int row = 0; row < kSide; row += 4)
             add_rows<Set, Kind, Count>(read, codes, end - tile, row, constants,
                                        x + vector_first * stride + tile * kSide, stride, totals);
@@ -100,6 +100,8 @@ void float_multiply(const Tiles& weight, Range panels, const Product& product, c
             return multiply_code<Set, Code::e4m3>(weight, panels, product, x);
         case Code::e5m2:
             return multiply_code<Set, Code::e5m2>(weight, panels, product, x);
+        case Code::e2m1:
+            return multiply_code<Set, Code::e2m1>(weight, panels, product, x);
     }
 }
 

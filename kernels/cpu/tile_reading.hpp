@@ -4,7 +4,7 @@
 //
 //     Book, book(const float*)      16 values to look up
 //     subtract, multiply
-//     from_integers, from_book, from_e4m3, from_e5m2     16 codes, a byte each -> Values
+//     from_integers, from_book, from_e4m3, from_e5m2, from_e8m0     16 codes, a byte each -> Values
 //     store_bf16_normal                                  as store_bf16, where no value is subnormal
 //     Table, table(const uint16_t*), look_up             16 codes into 16 values of 2 bytes
 //     copy_past_cache, end_copies                        memcpy for what is not read again soon; end: others may read
@@ -35,6 +35,8 @@ constexpr float kNf4Book[16] = {-1.0f,
                                 0.5626170039176941f,
                                 0.7229568362236023f,
                                 1.0f};
+constexpr float kE2m1Book[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                 -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
 // Tiles that are unpacked at a time: their 4 KiB of codes stay in the nearest cache.
 constexpr std::int64_t kStripTiles = 16;
@@ -87,14 +89,29 @@ inline void unpack_tile(const std::uint8_t* tile, int bits, std::uint8_t* codes)
     }
 }
 
+// Scales of one panel and group, a value a row.
+template <class Set>
+inline typename Set::Values load_scales(const Tiles& weight, std::int64_t panel, std::int64_t group) {
+    const std::int64_t first = (panel * weight.groups + group) * kSide;
+    switch (weight.scale_format) {
+        case ScaleFormat::bfloat16:
+            return Set::load_bf16(reinterpret_cast<const std::uint16_t*>(weight.scales) + first);
+        case ScaleFormat::e8m0:
+            return Set::from_e8m0(weight.scales + first);
+        default:
+            return Set::multiply(Set::from_e4m3(weight.scales + first), Set::broadcast(weight.global_scale));
+    }
+}
+
 // Scales and zero points of one panel and group, a value a row.
 struct RowConstants {
     alignas(64) float scales[kSide];
     alignas(64) float zeros[kSide];
 
+    template <class Set>
     void read(const Tiles& weight, std::int64_t panel, std::int64_t group) {
         const std::int64_t first = (panel * weight.groups + group) * kSide;
-        for (int row = 0; row < kSide; ++row) scales[row] = float_of_bf16(weight.scales[first + row]);
+        Set::store(scales, load_scales<Set>(weight, panel, group));
         if (weight.zero_points != nullptr)
             for (int row = 0; row < kSide; ++row) zeros[row] = static_cast<float>(weight.zero_points[first + row]);
         else
@@ -104,12 +121,12 @@ struct RowConstants {
 
 template <class Set, Code Kind>
 struct Reader {
-    typename Set::Book book = Set::book(kNf4Book);
+    typename Set::Book book = Set::book(Kind == Code::e2m1 ? kE2m1Book : kNf4Book);
 
     // 16 codes of one row -> what the scale multiplies.
     typename Set::Values operator()(const std::uint8_t* codes, typename Set::Values zero) const {
         if constexpr (Kind == Code::integer) return Set::subtract(Set::from_integers(codes), zero);
-        if constexpr (Kind == Code::nf4) return Set::from_book(codes, book);
+        if constexpr (Kind == Code::nf4 || Kind == Code::e2m1) return Set::from_book(codes, book);
         if constexpr (Kind == Code::e4m3) return Set::from_e4m3(codes);
         if constexpr (Kind == Code::e5m2) return Set::from_e5m2(codes);
     }

@@ -1,4 +1,4 @@
-"""The operators of fixed-rate tiles (`int`, `nf4`, `fp8`) on tensors in main memory.
+"""The operators of fixed-rate tiles on tensors in main memory.
 
     tilepress::tiles_decode    a range of rows and columns, dense
     tilepress::tiles_matmul    x @ weight[rows].T + bias
@@ -19,15 +19,38 @@ from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.encoded import Encoded, dtype_name
 from tilepress.kernels.errors import CodecError
 
-_PART_DTYPES = {"codes": torch.uint8, "scales": torch.bfloat16, "zero_points": torch.uint8}
+_SCALE_DTYPES = {"bfloat16": torch.bfloat16, "e8m0": torch.uint8, "e4m3": torch.uint8}
 
 
 class TileCode(NamedTuple):
-    """What the codes mean ("int", "nf4", "e4m3", "e5m2"), how long they are, and columns a group (0: the whole row)."""
+    """What codes and scales mean.
+
+    Attributes:
+        name: of the code: "int", "nf4", "e4m3", "e5m2", "e2m1".
+        bits: of a code.
+        group: columns that share a scale; 0: the whole row.
+        scale_format: "bfloat16", "e8m0", or "e4m3", which takes a global scale.
+    """
 
     name: str
     bits: int
     group: int
+    scale_format: str = "bfloat16"
+
+
+class Parts(NamedTuple):
+    """The parts of a weight, as the operators take them."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None
+    global_scale: torch.Tensor | None
+
+
+def parts_of(encoded: Encoded) -> Parts:
+    """The parts of a tensor, in the order in which the operators take them."""
+    parts = encoded.parts
+    return Parts(parts["codes"], parts["scales"], parts.get("zero_points"), parts.get("global_scale"))
 
 
 def decode(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
@@ -36,11 +59,8 @@ def decode(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype:
     Raises:
         CodecError: parts that don't fit the tensor's shape.
     """
-    parts = encoded.parts
     return torch.ops.tilepress.tiles_decode(  # type: ignore[no-any-return]
-        parts["codes"],
-        parts["scales"],
-        parts.get("zero_points"),
+        *parts_of(encoded),
         *code,
         encoded.columns,
         rows.start,
@@ -57,10 +77,9 @@ def decode_into(values: torch.Tensor, encoded: Encoded, code: TileCode, rows: ra
     Raises:
         CodecError: parts that don't fit the tensor's shape, or `values` that doesn't fit the range.
     """
-    parts = encoded.parts
     if not values.is_contiguous():
         raise CodecError("tiles can only be decoded into a contiguous tensor")
-    weight = _weight(parts["codes"], parts["scales"], parts.get("zero_points"), code, encoded.columns)
+    weight = _weight(parts_of(encoded), code, encoded.columns)
     weight.decode_into(values, (rows.start, rows.stop), (columns.start, columns.stop))
 
 
@@ -70,9 +89,8 @@ def matmul(x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor
     Raises:
         CodecError: parts or a bias that don't fit the weight's shape.
     """
-    parts = encoded.parts
     return torch.ops.tilepress.tiles_matmul(  # type: ignore[no-any-return]
-        x, parts["codes"], parts["scales"], parts.get("zero_points"), bias, *code, rows.start, rows.stop
+        x, *parts_of(encoded), bias, *code, rows.start, rows.stop
     )
 
 
@@ -80,9 +98,11 @@ def _decode(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
     code: str,
     bits: int,
     group: int,
+    scale_format: str,
     width: int,
     row_first: int,
     row_last: int,
@@ -90,7 +110,8 @@ def _decode(
     column_last: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    weight = _weight(codes, scales, zero_points, TileCode(code, bits, group), width)
+    parts = Parts(codes, scales, zero_points, global_scale)
+    weight = _weight(parts, TileCode(code, bits, group, scale_format), width)
     return panels.decode(weight, (row_first, row_last), (column_first, column_last), dtype)
 
 
@@ -99,14 +120,17 @@ def _matmul(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
     bias: torch.Tensor | None,
     code: str,
     bits: int,
     group: int,
+    scale_format: str,
     row_first: int,
     row_last: int,
 ) -> torch.Tensor:
-    weight = _weight(codes, scales, zero_points, TileCode(code, bits, group), x.shape[-1])
+    parts = Parts(codes, scales, zero_points, global_scale)
+    weight = _weight(parts, TileCode(code, bits, group, scale_format), x.shape[-1])
     return panels.matmul(x, weight, bias, (row_first, row_last))
 
 
@@ -140,27 +164,37 @@ class _Weight(NamedTuple):
             raise CodecError(f"a product can't be computed from these tiles: {error}") from None
 
 
-def _weight(
-    codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None, code: TileCode, columns: int
-) -> _Weight:
-    for name, part in (("codes", codes), ("scales", scales), ("zero_points", zero_points)):
-        if part is not None and (part.dtype != _PART_DTYPES[name] or not part.is_contiguous() or part.ndim != 3):
-            raise CodecError(
-                f"the part {name} is not a contiguous {dtype_name(_PART_DTYPES[name])} of three dimensions"
-            )
-    parts = _native.Parts(
-        buffer(codes), buffer(scales), buffer(zero_points), code.name, code.bits, code.group, codes.shape[0], columns
+def _weight(parts: Parts, code: TileCode, columns: int) -> _Weight:
+    scale_dtype = _SCALE_DTYPES[code.scale_format]
+    for name, part, dtype, rank in (
+        ("codes", parts.codes, torch.uint8, 3),
+        ("scales", parts.scales, scale_dtype, 3),
+        ("zero_points", parts.zero_points, torch.uint8, 3),
+        ("global_scale", parts.global_scale, torch.float32, 1),
+    ):
+        if part is not None and (part.dtype != dtype or not part.is_contiguous() or part.ndim != rank):
+            raise CodecError(f"the part {name} is not a contiguous {dtype_name(dtype)} of rank {rank}")
+    native = _native.Parts(
+        *(buffer(part) for part in parts),
+        code.name,
+        code.bits,
+        code.group,
+        code.scale_format,
+        parts.codes.shape[0],
+        columns,
     )
-    return _Weight(parts)
+    return _Weight(native)
 
 
 def _fake_decode(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
     code: str,
     bits: int,
     group: int,
+    scale_format: str,
     width: int,
     row_first: int,
     row_last: int,
@@ -176,10 +210,12 @@ def _fake_matmul(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
     bias: torch.Tensor | None,
     code: str,
     bits: int,
     group: int,
+    scale_format: str,
     row_first: int,
     row_last: int,
 ) -> torch.Tensor:
@@ -188,8 +224,8 @@ def _fake_matmul(
 
 # PyTorch's own types leave these calls untyped.
 _LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "FRAGMENT")
-_WEIGHT = "Tensor codes, Tensor scales, Tensor? zero_points"
-_CODE = "str code, int bits, int group"
+_WEIGHT = "Tensor codes, Tensor scales, Tensor? zero_points, Tensor? global_scale"
+_CODE = "str code, int bits, int group, str scale_format"
 _LIBRARY.define(
     f"tiles_decode({_WEIGHT}, {_CODE}, SymInt width, SymInt row_first, SymInt row_last, SymInt column_first, "
     "SymInt column_last, ScalarType dtype) -> Tensor"

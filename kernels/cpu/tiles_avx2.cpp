@@ -43,6 +43,14 @@ struct Avx2 : Avx2Floats {
     static Values from_e5m2(const std::uint8_t* codes) {
         return from_halves(_mm256_slli_epi16(sixteen_codes(codes), 8));
     }
+    static __m256 eight_e8m0(const std::uint8_t* codes) {
+        const __m256i bytes = eight_codes(codes);
+        const __m256i has_tail = _mm256_or_si256(_mm256_cmpeq_epi32(bytes, _mm256_setzero_si256()),
+                                                 _mm256_cmpeq_epi32(bytes, _mm256_set1_epi32(255)));
+        const __m256i tail = _mm256_and_si256(has_tail, _mm256_set1_epi32(1 << 22));
+        return _mm256_castsi256_ps(_mm256_or_si256(_mm256_slli_epi32(bytes, 23), tail));
+    }
+    static Values from_e8m0(const std::uint8_t* codes) { return {eight_e8m0(codes), eight_e8m0(codes + 8)}; }
     static void store_bf16_normal(std::uint16_t* to, Values values) { store_bf16(to, values); }
     static Table table(const std::uint16_t* values) {
         const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));

@@ -35,6 +35,13 @@ struct Avx512 : Avx512Floats {
     static Values from_e5m2(const std::uint8_t* codes) {
         return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load_codes(codes)), 8));
     }
+    static Values from_e8m0(const std::uint8_t* codes) {
+        const __m512i bytes = _mm512_cvtepu8_epi32(load_codes(codes));
+        const __mmask16 has_tail = _mm512_cmpeq_epi32_mask(bytes, _mm512_setzero_si512()) |
+                                   _mm512_cmpeq_epi32_mask(bytes, _mm512_set1_epi32(255));
+        const __m512i powers = _mm512_slli_epi32(bytes, 23);
+        return _mm512_castsi512_ps(_mm512_mask_or_epi32(powers, has_tail, powers, _mm512_set1_epi32(1 << 22)));
+    }
     // The instruction takes subnormal numbers for zeros, which is why there are two.
     static void store_bf16_normal(std::uint16_t* to, Values values) {
         const __m256bh rounded = _mm512_cvtneps_pbh(values);

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <string>
 
@@ -23,17 +24,42 @@ Code code_named(const std::string& name) {
     if (name == "nf4") return Code::nf4;
     if (name == "e4m3") return Code::e4m3;
     if (name == "e5m2") return Code::e5m2;
+    if (name == "e2m1") return Code::e2m1;
     throw std::invalid_argument("there is no code of this name");
 }
+
+bool has_right_bits(Code code, int bits) {
+    switch (code) {
+        case Code::integer:
+            return 2 <= bits && bits <= 8;
+        case Code::nf4:
+        case Code::e2m1:
+            return bits == 4;
+        default:
+            return bits == 8;
+    }
+}
+
+ScaleFormat scale_format_named(const std::string& name) {
+    if (name == "bfloat16") return ScaleFormat::bfloat16;
+    if (name == "e8m0") return ScaleFormat::e8m0;
+    if (name == "e4m3") return ScaleFormat::e4m3;
+    throw std::invalid_argument("there is no scale format of this name");
+}
+
+// A float32, four times.
+constexpr std::int64_t kGlobalScaleBytes = 16;
 
 // What all calls have in common: the parts of a weight, checked against each other.
 struct Parts {
     Buffer codes;
     Buffer scales;
     Buffer zero_points;
+    Buffer global_scale;
     std::string code;
     int bits;
     std::int64_t group;
+    std::string scale_format;
     std::int64_t panels;
     std::int64_t columns;
 };
@@ -43,20 +69,31 @@ Tiles checked(const Parts& parts) {
             "the weight's shape is out of bounds");
     require(parts.group >= 0 && parts.group % kSide == 0, "a group is not a whole number of tiles");
     const Code code = code_named(parts.code);
-    const bool has_right_bits =
-        code == Code::integer ? 2 <= parts.bits && parts.bits <= 8 : parts.bits == (code == Code::nf4 ? 4 : 8);
-    require(has_right_bits, "the code does not have so many bits");
+    require(has_right_bits(code, parts.bits), "the code does not have so many bits");
+    require(code != Code::e2m1 || parts.group == kSide || parts.group == 2 * kSide,
+            "4-bit floating codes have groups of 16 or 32 columns");
     const std::int64_t tiles = (parts.columns + kSide - 1) / kSide;
     const std::int64_t group_tiles = parts.group == 0 ? std::max<std::int64_t>(tiles, 1) : parts.group / kSide;
     const std::int64_t groups = parts.group == 0 ? 1 : (tiles + group_tiles - 1) / group_tiles;
     require(holds(parts.codes, parts.panels, tiles, 32 * parts.bits), "the codes do not fit the weight's shape");
-    require(holds(parts.scales, parts.panels, groups, 2 * kSide), "the scales do not fit the weight's shape");
+    const ScaleFormat scale_format = scale_format_named(parts.scale_format);
+    const std::int64_t scale_bytes = scale_format == ScaleFormat::bfloat16 ? 2 : 1;
+    require(holds(parts.scales, parts.panels, groups, scale_bytes * kSide), "the scales do not fit the weight's shape");
     require(parts.zero_points.second < 0 || holds(parts.zero_points, parts.panels, groups, kSide),
             "the zero points do not fit the weight's shape");
+    float global_scale = 1.0f;
+    require((parts.global_scale.second >= 0) == (scale_format == ScaleFormat::e4m3),
+            "scales of a byte with a fraction need a global scale, and no others do");
+    if (parts.global_scale.second >= 0) {
+        require(parts.global_scale.second == kGlobalScaleBytes, "the global scale is not there four times");
+        std::memcpy(&global_scale, reinterpret_cast<const void*>(parts.global_scale.first), sizeof global_scale);
+    }
     return {reinterpret_cast<const std::uint8_t*>(parts.codes.first),
-            reinterpret_cast<const std::uint16_t*>(parts.scales.first),
+            reinterpret_cast<const std::uint8_t*>(parts.scales.first),
             reinterpret_cast<const std::uint8_t*>(parts.zero_points.first),
             code,
+            scale_format,
+            global_scale,
             parts.bits,
             parts.panels,
             tiles,
@@ -100,8 +137,10 @@ void multiply(const std::string& instruction_set, const Parts& parts, const Boun
 void bind_tiles(nb::module_& module) {
     module.attr("MOST_VECTORS") = kMostVectors;
     nb::class_<Parts>(module, "Parts", "A weight in fixed-rate tiles: buffers are (address, bytes).")
-        .def(nb::init<Buffer, Buffer, Buffer, std::string, int, std::int64_t, std::int64_t, std::int64_t>(), "codes"_a,
-             "scales"_a, "zero_points"_a, "code"_a, "bits"_a, "group"_a, "panels"_a, "columns"_a);
+        .def(nb::init<Buffer, Buffer, Buffer, Buffer, std::string, int, std::int64_t, std::string, std::int64_t,
+                      std::int64_t>(),
+             "codes"_a, "scales"_a, "zero_points"_a, "global_scale"_a, "code"_a, "bits"_a, "group"_a, "scale_format"_a,
+             "panels"_a, "columns"_a);
     module.def("tiles_decode", &decode, "instruction_set"_a, "parts"_a, "rows"_a, "columns"_a, "dtype"_a, "values"_a,
                "threads"_a, "Decode a range into `values`.");
     module.def("tiles_multiply", &multiply, "instruction_set"_a, "parts"_a, "rows"_a, "x"_a, "bias"_a, "y"_a, "dtype"_a,

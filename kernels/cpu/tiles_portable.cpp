@@ -23,6 +23,9 @@ struct Portable : PortableFloats {
     static Values from_e5m2(const std::uint8_t* codes) {
         return each([&](int i) { return float_of_fp16(fp16_of_e5m2(codes[i])); });
     }
+    static Values from_e8m0(const std::uint8_t* codes) {
+        return each([&](int i) { return float_of_e8m0(codes[i]); });
+    }
     static void store_bf16_normal(std::uint16_t* to, const Values& values) { store_bf16(to, values); }
     static Table table(const std::uint16_t* values) { return values; }
     static void look_up(Table table, const std::uint8_t* codes, std::uint16_t* to) {

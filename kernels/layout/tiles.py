@@ -1,4 +1,4 @@
-"""Fixed-rate layout shared by `int`, `nf4` and `fp8`: 16 x 16 tiles of codes and one scale a row and group.
+"""Fixed-rate layout shared by `int`, `nf4`, `fp8`, `mxfp4` and `nvfp4`: tiles of codes and a scale a row and group.
 
 A matrix of `rows` x `columns` is cut into panels of 16 rows and tiles of 16 columns, padded with zeros at the
 bottom and at the right. Tile (p, t) holds the 256 codes of rows 16p.. and columns 16t.., numbered row by row:
@@ -14,8 +14,11 @@ first plane holds the lowest bits), and a plane of k bits takes n = 32 k bytes:
 
 So 16 codes of one row are 16 neighbouring bytes, shifted alike; a tile of b bits is 32 b bytes, aligned to 16.
 
-    codes    uint8     [panels, tiles, 32 b]
-    scales   bfloat16  [panels, groups, 16]      one for each row of the panel and group of columns
+    codes         uint8              [panels, tiles, 32 b]
+    scales        bfloat16 or uint8  [panels, groups, 16]     one for each row of the panel and group of columns
+    global_scale  float32            [4]                      of `nvfp4` only: one a tensor, four times
+
+Scales of a byte are the bits of an 8-bit format: E8M0 or E4M3.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from tilepress.kernels.params import Shape
 
 TILE = PANEL_ROWS
 TILE_VALUES = TILE * TILE
+
+GLOBAL_SCALE_COPIES = 4
+"""Times that a tensor's own scale is stored: 16 bytes."""
 
 
 def planes(bits: int) -> list[int]:
