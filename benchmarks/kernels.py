@@ -26,7 +26,16 @@ if __name__ == "__main__":
     from tilepress.kernels.cpu.instruction_set import instruction_set
     from tilepress.kernels.cpu.tiles import decode_into
 
-SPECS = ("int:bits=4,group=64", "int:bits=3,group=64", "int:bits=8,group=64", "nf4", "fp8", "fp8:format=e5m2")
+SPECS = (
+    "int:bits=4,group=64",
+    "int:bits=3,group=64",
+    "int:bits=8,group=64",
+    "nf4",
+    "fp8",
+    "fp8:format=e5m2",
+    "mxfp4",
+    "nvfp4",
+)
 RUNS = 7
 MANY_ROWS = 256
 

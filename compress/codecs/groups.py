@@ -1,7 +1,7 @@
 """What the fixed-rate encoders share: padding to whole tiles, groups of columns, and scales.
 
-A scale is stored in bfloat16, which has float32's range: no weight is too large or too small for it. It is rounded
-away from zero, so that the largest value of the group never falls outside the codes.
+Most scales are stored in bfloat16, which has float32's range: no weight is too large or too small for it. They are
+rounded away from zero, so that the largest value of the group never falls outside the codes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def padded_runs(matrix: torch.Tensor, codec: str) -> Iterator[torch.Tensor]:
             raise CodecError(f"codec {codec} has no code for values beyond {LARGEST:g}; give this tensor another codec")
         rows, columns = run.shape
         yield torch.nn.functional.pad(run.float(), (0, -columns % TILE, 0, -rows % TILE))
+
+
+def largest_magnitude(weight: torch.Tensor) -> torch.Tensor:
+    """Largest magnitude of a tensor, in its dtype; 0 of an empty one."""
+    magnitudes = [run.abs().amax() for run in runs(as_matrix(weight)) if run.numel()]
+    return torch.stack(magnitudes).amax() if magnitudes else weight.new_zeros(())
 
 
 def reduce_groups(values: torch.Tensor, group: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -79,6 +85,7 @@ def encode_tiles(
     params: Params,
     bits: int,
     encode_run: Callable[[torch.Tensor], tuple[torch.Tensor, Mapping[str, torch.Tensor]]],
+    of_tensor: Mapping[str, torch.Tensor] | None = None,
 ) -> Encoded:
     """Encode run by run and put the parts together; of an empty tensor, the parts are zeros.
 
@@ -87,6 +94,7 @@ def encode_tiles(
         params: of the codec, whose parts are laid out as `layout.tiles` says.
         bits: of a code.
         encode_run: values [rows, columns] -> codes of the same shape, uint8, and the other parts [rows, groups].
+        of_tensor: parts that there is one of for the whole tensor.
 
     Raises:
         CodecError: NaN or infinite values, or a dtype that can't be compressed.
@@ -103,4 +111,5 @@ def encode_tiles(
         name: torch.cat(pieces[name]) if pieces[name] else torch.zeros(spec.shape, dtype=spec.dtype)
         for name, spec in specs.items()
     }
+    parts.update(of_tensor or {})
     return Encoded(params, shape, dtype, parts)

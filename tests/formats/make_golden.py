@@ -1,6 +1,7 @@
-"""Write the golden containers: `python tests/formats/make_golden.py VERSION`.
+"""Write a golden container: `python tests/formats/make_golden.py NAME [CODEC SPEC ...]`.
 
-Run once for a released format version, never again: the files prove that later versions still read it.
+Run once for a released format version, and once for codecs that are added to it, never again: the files prove that
+later versions still read them.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ SPECS = (
 )
 
 
-def main(version: str) -> None:
-    """Write one container with a tensor for each spec and dtype."""
+def main(name_of_folder: str, *specs: str) -> None:
+    """Write one container with a tensor for each spec, of dtypes in turn."""
     generator = torch.Generator().manual_seed(1)
     tensors, rules = {}, []
-    for number, spec in enumerate(SPECS):
+    for number, spec in enumerate(specs or SPECS):
         dtype = (torch.bfloat16, torch.float32, torch.float16)[number % 3]
         name = f"tensor{number:02d}.weight"
         tensors[name] = torch.randn(41, 101, generator=generator).mul(0.1).to(dtype)
         rules.append(Rule(name, parse_spec(spec)))
-    folder = Path(__file__).parent / "golden" / version
+    folder = Path(__file__).parent / "golden" / name_of_folder
     with tempfile.TemporaryDirectory() as place:
         save_file(tensors, Path(place) / "model.safetensors", metadata={"format": "pt"})
         compress(place, folder, recipe=Recipe(rules))
@@ -51,4 +52,4 @@ def main(version: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
