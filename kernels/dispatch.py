@@ -128,7 +128,7 @@ def matmul(
     if x.shape[-1] != encoded.columns:
         raise CodecError(f"x has {x.shape[-1]} columns, the weight {encoded.columns}")
     row_range = _range(rows, encoded.rows)
-    kernel = backend_of(encoded.codec, encoded.device.type).matmul
+    kernel = backend_of(encoded.codec, x.device.type).matmul
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
     if kernel is not None and x.dtype in _FLOATS and not needs_gradient:
         return kernel(x, encoded, bias, row_range)
@@ -142,7 +142,9 @@ def matmul(
 
 
 def _range(piece: slice | None, length: int) -> range:
-    wanted = range(length)[piece if piece is not None else slice(None)]
+    if piece is None:
+        return range(length)
+    wanted = range(length)[piece]
     if wanted.step != 1:
         raise CodecError(f"only slices of step 1 can be decoded, not {piece}")
     return wanted

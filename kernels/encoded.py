@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from typing_extensions import Buffer
@@ -60,6 +61,15 @@ class Encoded:
     dtype: torch.dtype
     parts: Mapping[str, torch.Tensor] = field(repr=False)
 
+    @cached_property
+    def notes(self) -> dict[str, Any]:
+        """What backends keep between calls, each under a name of its own.
+
+        Parts may be swapped or moved in place at any time, so a note says which memory it is about, and is worth
+        nothing for any other.
+        """
+        return {}
+
     @property
     def codec(self) -> str:
         """Name of the codec."""
@@ -78,7 +88,7 @@ class Encoded:
     @property
     def columns(self) -> int:
         """Columns of the matrix that is coded."""
-        return matrix_shape(self.shape)[1]
+        return self.shape[-1] if self.shape else 1
 
     @property
     def size_bytes(self) -> int:
@@ -95,6 +105,10 @@ class Encoded:
     def device(self) -> torch.device:
         """Where the parts lie."""
         return next(iter(self.parts.values())).device
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles begin without notes, which are about the memory of this one's parts."""
+        return {name: value for name, value in self.__dict__.items() if name != "notes"}
 
     def to(self, device: torch.device | str) -> Encoded:
         """The same tensor with its parts on `device`."""

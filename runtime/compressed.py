@@ -7,6 +7,7 @@ devices, offloading and saving work as for any buffer.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ class CompressedTensor(nn.Module):
 
     Where a layer's parent or Transformers asks a weight for its shape, dtype or device, this answers as the dense
     weight would. Calling it gives the `Encoded`: a call, and not an attribute, so that Accelerate's hooks can bring
-    offloaded parts in and take them away again. Nothing that is derived from parts outlives the call.
+    offloaded parts in and take them away again. The `Encoded` is the same from call to call while the parts are.
 
     Attributes:
         record: what the container says of the tensor.
@@ -53,12 +54,21 @@ class CompressedTensor(nn.Module):
         self._buffer_of = {part: part or PLAIN_PART for part in record.part_specs()}
         for part, name in self._buffer_of.items():
             self.register_buffer(name, torch.empty_like(parts[part], device="meta"))
+        self._latest: Encoded | None = None
 
     def forward(self) -> Encoded:
         """The tensor in compressed form, from the buffers as they are now."""
         record, buffers = self.record, self._buffers
+        if not torch.compiler.is_compiling():
+            latest = self._latest
+            if latest is not None and all(map(operator.is_, latest.parts.values(), buffers.values())):
+                return latest
         parts = {part: buffers[name] for part, name in self._buffer_of.items()}
-        return Encoded(record.params, record.encoded_shape, record.dtype, parts)  # type: ignore[arg-type]
+        encoded = Encoded(record.params, record.encoded_shape, record.dtype, parts)  # type: ignore[arg-type]
+        # Where a hook of Accelerate has brought the parts in, they shall not outlive the call.
+        if not torch.compiler.is_compiling() and not hasattr(self, "_hf_hook"):
+            self._latest = encoded
+        return encoded
 
     @property
     def encoded(self) -> Encoded:
@@ -98,6 +108,7 @@ class CompressedTensor(nn.Module):
             applied = fn(part)
             self._buffers[name] = applied if applied.dtype == part.dtype else part.to(applied.device)
         self.dtype = fn(torch.empty(0, dtype=self.dtype, device="cpu")).dtype
+        self._latest = None
         return self
 
 

@@ -7,14 +7,15 @@ weight.
 
 from __future__ import annotations
 
-import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import torch
 
 from tilepress.kernels import _native
 from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
-from tilepress.kernels.encoded import PANEL_ROWS
+from tilepress.kernels.encoded import PANEL_ROWS, Encoded
+from tilepress.kernels.errors import CodecError
 
 BLOCK_VALUES = 1 << 21
 """Weights that are decoded at a time for many rows of x: 4 MiB in bfloat16, which the last cache holds."""
@@ -30,6 +31,44 @@ class NativeWeight(Protocol):
         self, rows: tuple[int, int], x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
     ) -> None:
         """Write x @ weight[rows].T + bias to `y`, for 1..MOST_VECTORS rows of x; all are of `dtype`."""
+
+
+Weight = TypeVar("Weight", bound=NativeWeight)
+Code = TypeVar("Code")
+
+# The stacks of PyTorch's modes, of torch.func and of torch.jit; it has no public way of asking for the first two.
+_modes = torch._C._len_torch_dispatch_stack
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+_graph_of_jit = torch._C._get_tracing_state
+
+
+def is_plain_call(x: torch.Tensor) -> bool:
+    """Whether nobody traces, transforms or watches operators now, so that one may be computed without being called.
+
+    A call through PyTorch's dispatcher takes longer than all else that Python does for a product.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is torch.Tensor
+        and not _modes()
+        and not _is_transformed(x)
+        and _graph_of_jit() is None
+    )
+
+
+def weight_of(encoded: Encoded, build: Callable[[Encoded, Code], Weight], code: Code) -> Weight:
+    """`build(encoded, code)`, kept as long as the parts lie where they lay: it may hold addresses, but no values.
+
+    Raises:
+        CodecError: parts that don't lie in main memory, or what `build` raises.
+    """
+    memory = [buffer(part) for part in encoded.parts.values()]
+    known: tuple[object, Weight] | None = encoded.notes.get("native weight")
+    if known is None or known[0] != memory:
+        if not all(part.is_cpu for part in encoded.parts.values()):
+            raise CodecError("x is in main memory, but not all parts of the weight")
+        known = encoded.notes["native weight"] = (memory, build(encoded, code))
+    return known[1]
 
 
 def decode(weight: NativeWeight, rows: tuple[int, int], columns: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
@@ -49,16 +88,22 @@ def matmul(x: torch.Tensor, weight: NativeWeight, bias: torch.Tensor | None, row
     Raises:
         CodecError: parts or a bias that don't fit the weight's shape.
     """
-    columns, height = x.shape[-1], rows[1] - rows[0]
-    y = torch.empty(*x.shape[:-1], height, dtype=x.dtype)
-    count = math.prod(x.shape[:-1])
+    batch, height = x.shape[:-1], rows[1] - rows[0]
+    y = x.new_empty((*batch, height))
+    count = batch.numel()
     if count > _native.MOST_VECTORS:
-        _multiply_many(x.reshape(count, columns), weight, bias, rows, y.view(count, height))
+        _multiply_many(x.reshape(count, x.shape[-1]), weight, bias, rows, y.view(count, height))
     elif count:
         vectors = x.contiguous()
-        addend = None if bias is None else bias.to(x.dtype).contiguous()
+        addend = None if bias is None else _in_main_memory(bias).to(x.dtype).contiguous()
         weight.multiply(rows, buffer(vectors), buffer(addend), buffer(y), DTYPE_NAMES[x.dtype], count)
     return y
+
+
+def _in_main_memory(bias: torch.Tensor) -> torch.Tensor:
+    if not bias.is_cpu:
+        raise CodecError("x is in main memory, but not the bias")
+    return bias
 
 
 def _multiply_many(

@@ -79,7 +79,7 @@ def decode_into(values: torch.Tensor, encoded: Encoded, code: TileCode, rows: ra
     """
     if not values.is_contiguous():
         raise CodecError("tiles can only be decoded into a contiguous tensor")
-    weight = _weight(parts_of(encoded), code, encoded.columns)
+    weight = _weight_of(encoded, code)
     weight.decode_into(values, (rows.start, rows.stop), (columns.start, columns.stop))
 
 
@@ -89,6 +89,9 @@ def matmul(x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor
     Raises:
         CodecError: parts or a bias that don't fit the weight's shape.
     """
+    if panels.is_plain_call(x):
+        weight = panels.weight_of(encoded, _weight_of, code)
+        return panels.matmul(x, weight, bias, (rows.start, rows.stop))
     return torch.ops.tilepress.tiles_matmul(  # type: ignore[no-any-return]
         x, *parts_of(encoded), bias, *code, rows.start, rows.stop
     )
@@ -162,6 +165,10 @@ class _Weight(NamedTuple):
             )
         except ValueError as error:
             raise CodecError(f"a product can't be computed from these tiles: {error}") from None
+
+
+def _weight_of(encoded: Encoded, code: TileCode) -> _Weight:
+    return _weight(parts_of(encoded), code, encoded.columns)
 
 
 def _weight(parts: Parts, code: TileCode, columns: int) -> _Weight:
