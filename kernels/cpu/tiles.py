@@ -182,7 +182,10 @@ def _weight(parts: Parts, code: TileCode, columns: int) -> _Weight:
         if part is not None and (part.dtype != dtype or not part.is_contiguous() or part.ndim != rank):
             raise CodecError(f"the part {name} is not a contiguous {dtype_name(dtype)} of rank {rank}")
     native = _native.Parts(
-        *(buffer(part) for part in parts),
+        buffer(parts.codes),
+        buffer(parts.scales),
+        buffer(parts.zero_points),
+        buffer(parts.global_scale),
         code.name,
         code.bits,
         code.group,
