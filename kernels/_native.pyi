@@ -49,3 +49,17 @@ def tiles_multiply(
     threads: int,
 ) -> None:
     """Write x @ weight[rows].T + bias to `y`. Raises ValueError when a length doesn't fit."""
+
+def trellis_encode(
+    instruction_set: str,
+    bits: int,
+    window: int,
+    survivors: int,
+    panels: int,
+    tiles: int,
+    wanted: Buffer,
+    found: Buffer,
+    codes: Buffer,
+    threads: int,
+) -> None:
+    """Search codes of a float32 matrix. Raises ValueError when a length doesn't fit."""

@@ -1,0 +1,175 @@
+"""Encoder of `trellis`: rotate, scale each row, search the trellis of each tile.
+
+The steps are offered one by one, since error feedback quantizes a strip of 16 columns at a time and moves what the
+codes missed to the columns that follow:
+
+    basis = Basis.of(shape, params)
+    rotated = basis.rotate_weight(weight)                   [rows, columns], padded to whole tiles
+    moments = basis.rotate_moments(second_moments)          of the layer's input
+    scales = choose_scales(rotated, params)                 bfloat16 [rows]
+    codes, values = quantize_strip(strip, scales, params)   for each 16 columns, from left to right
+    encoded = assemble(codes of all strips, scales, basis, params, shape, dtype)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tilepress.compress.codecs.groups import divide
+from tilepress.compress.codecs.panels import as_matrix, require_finite
+from tilepress.kernels import PANEL_ROWS, BackendError, CodecError, Encoded
+from tilepress.kernels.layout.trellis import TrellisParams, padded_shape
+from tilepress.kernels.params import Shape
+from tilepress.kernels.reference.rotation import rotate
+
+LARGEST = 2.0**96
+"""Largest magnitude that can be encoded: sums of squares of rotated rows must stay finite in float64."""
+
+SURVIVORS = {"fast": 256, "normal": 512, "exact": 0}
+"""Paths that the search follows, by effort."""
+
+_SPREAD = {1: 152.0, 2: 142.0, 3: 137.0, 4: 134.0, 5: 125.0, 6: 122.0, 7: 118.0, 8: 116.0}
+"""Root mean square of a row in units of the code's integers (whose own is 147.8) at which the error of normally
+distributed values is least: the more bits, the more it costs that no code lies beyond 510."""
+
+_STRETCHES = (1.0, 1.08, 1.17, 1.3, 1.5, 1.8, 2.2, 3.0)
+_REACH = 480.0
+"""A row that has values beyond this many units is given a larger scale where that costs less than cutting them off."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The rotated basis in which one tensor is quantized; a side that isn't rotated has no signs."""
+
+    row_signs: torch.Tensor | None
+    column_signs: torch.Tensor | None
+
+    @classmethod
+    def of(cls, shape: Shape, params: TrellisParams) -> Basis:
+        """The basis for a tensor of this shape, always the same: equal sides get equal signs."""
+        rows, columns = padded_shape(shape)
+        sides = params.sides(shape)
+        return cls(_signs(rows, 1) if sides.rows else None, _signs(columns, 0) if sides.columns else None)
+
+    def rotate_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """[rows, columns] of float32 or float64 -> the same in the rotated basis, padded with zeros to whole tiles."""
+        rows, columns = weight.shape
+        rotated = torch.nn.functional.pad(weight, (0, -columns % PANEL_ROWS, 0, -rows % PANEL_ROWS))
+        if self.column_signs is not None:
+            rotated = rotate(rotated, self.column_signs)
+        if self.row_signs is not None:
+            rotated = rotate(rotated.T, self.row_signs).T.contiguous()
+        return rotated
+
+    def rotate_moments(self, moments: torch.Tensor) -> torch.Tensor:
+        """Second moments of inputs, [columns, columns], float32 or float64 -> those of rotated inputs, padded."""
+        columns = moments.shape[0]
+        rotated = torch.nn.functional.pad(moments, (0, -columns % PANEL_ROWS, 0, -columns % PANEL_ROWS))
+        if self.column_signs is None:
+            return rotated
+        return rotate(rotate(rotated, self.column_signs).T, self.column_signs).T
+
+
+def choose_scales(rotated: torch.Tensor, params: TrellisParams) -> torch.Tensor:
+    """Scales of the rows of a rotated matrix [rows, columns], for the least mean squared error: bfloat16 [rows]."""
+    rows = rotated.abs().double()
+    energy = rows.square().mean(dim=1)
+    least = energy.sqrt() / _SPREAD[params.bits]
+    best, scales = torch.full_like(energy, torch.inf), least
+    for stretch in _STRETCHES:
+        beyond = (rows - least[:, None] * (stretch * _REACH)).clamp_(min=0).square_().mean(dim=1)
+        error = energy * stretch**2 * 4.0**-params.bits + beyond
+        scales = torch.where(error < best, least * stretch, scales)
+        best = torch.minimum(error, best)
+    return scales.bfloat16()
+
+
+def quantize_strip(
+    strip: torch.Tensor, scales: torch.Tensor, params: TrellisParams
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Search codes for whole tiles of a rotated matrix.
+
+    Args:
+        strip: float32 [rows, columns], multiples of 16; error feedback passes 16 columns.
+        scales: bfloat16 [rows].
+        params: of the codec.
+
+    Returns:
+        codes: uint8 [rows / 16, columns / 16, 32 bits].
+        values: float32 [rows, columns], what the codes decode to, still in the rotated basis.
+
+    Raises:
+        BackendError: the native kernels are not built.
+    """
+    try:
+        from tilepress.kernels.cpu.trellis_search import search
+    except ImportError:
+        raise BackendError("the codec trellis can't be encoded: the native kernels are not built") from None
+    scale = scales.float()[:, None]
+    codes, integers = search(divide(strip, scale), params.bits, params.window, SURVIVORS[params.effort])
+    return codes, integers.mul_(scale)
+
+
+def assemble(
+    codes: Sequence[torch.Tensor],
+    scales: torch.Tensor,
+    basis: Basis,
+    params: TrellisParams,
+    shape: Shape,
+    dtype: torch.dtype,
+) -> Encoded:
+    """The encoded tensor.
+
+    Args:
+        codes: of the strips, from left to right, as `quantize_strip` gives them.
+        scales: bfloat16 [rows], as `choose_scales` gives them.
+        basis: in which the strips were quantized.
+        params: of the codec.
+        shape: of the tensor that went in.
+        dtype: likewise.
+    """
+    parts = {
+        "codes": torch.cat(list(codes), dim=1),
+        "scales": scales.reshape(-1, PANEL_ROWS),
+        "column_signs": basis.column_signs,
+        "row_signs": basis.row_signs,
+    }
+    return Encoded(params, shape, dtype, {name: part for name, part in parts.items() if part is not None})
+
+
+def encode(weight: torch.Tensor, params: TrellisParams) -> Encoded:
+    """Quantize to the least mean squared error, without calibration.
+
+    Raises:
+        CodecError: NaN, infinite or enormous values, or a dtype that can't be compressed.
+        BackendError: the native kernels are not built.
+    """
+    matrix = as_matrix(weight)
+    require_finite(matrix, params.codec)
+    if matrix.numel() and matrix.abs().max() > LARGEST:
+        raise CodecError(f"codec trellis has no code for values beyond {LARGEST:g}; give this tensor another codec")
+    shape = tuple(weight.shape)
+    basis = Basis.of(shape, params)
+    rows, columns = padded_shape(shape)
+    if not rows or not columns:
+        codes = torch.zeros(params.part_specs(shape, weight.dtype)["codes"].shape, dtype=torch.uint8)
+        return assemble([codes], torch.zeros(rows, dtype=torch.bfloat16), basis, params, shape, weight.dtype)
+    rotated = basis.rotate_weight(matrix.float())
+    scales = choose_scales(rotated, params)
+    codes, _ = quantize_strip(rotated, scales, params)
+    return assemble([codes], scales, basis, params, shape, weight.dtype)
+
+
+def _signs(side: int, seed: int) -> torch.Tensor:
+    """Random signs of a side, packed; splitmix64 (Steele et al. 2014), so that no library's generator matters."""
+    counters = np.arange(1, -(-side // 64) + 1, dtype=np.uint64) + np.uint64(seed << 32)
+    with np.errstate(over="ignore"):
+        state = counters * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return torch.from_numpy(state.astype("<u8").view(np.uint8)[: -(-side // 8)].copy())

@@ -1,0 +1,214 @@
+"""Trellis codes: what they mean, how close they come, and the rotation that they are applied in."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tilepress.compress.codecs import encode
+from tilepress.compress.codecs.trellis import Basis, assemble, choose_scales, quantize_strip
+from tilepress.kernels import CodecError, Encoded, decode, parse_spec
+from tilepress.kernels.layout.rotation import MOST_ODD, hartley, rotation_of
+from tilepress.kernels.layout.trellis import TrellisParams
+from tilepress.kernels.reference.rotation import rotate, rotate_back
+from tilepress.kernels.reference.trellis import integers_of
+
+native = importlib.import_module("tilepress.kernels._native")
+active = importlib.import_module("tilepress.kernels.cpu.instruction_set").instruction_set
+
+SHAPES = ((1, 1), (1, 48), (17, 33), (40, 576), (3, 20, 24), (96, 101))
+
+
+@pytest.fixture(params=native.instruction_sets())
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("TILEPRESS_CPU", request.param)
+    active.cache_clear()
+    yield request.param
+    active.cache_clear()
+
+
+def values(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).square().sum() / wanted.double().square().sum())
+
+
+def signs(side: int) -> torch.Tensor:
+    return torch.randint(0, 256, (side // 8,), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))
+
+
+def walk(codes: bytes, bits: int, window: int) -> list[list[int]]:
+    """The values of one tile, from the words of docs/codecs.md, bit by bit."""
+    tile = [[0] * 16 for _ in range(16)]
+    string = [codes[i // 8] >> (i % 8) & 1 for i in range(256 * bits)]
+    for t in range(256):
+        state = sum(string[(t * bits + i) % len(string)] << i for i in range(window))
+        mixed = 0x83DCD12D * state % 2**32
+        lane, half = divmod(t, 8)
+        row, column = lane // 4 + 8 * (half // 2 % 2), 2 * (lane % 4) + half % 2 + 8 * (half // 4)
+        tile[row][column] = sum(mixed.to_bytes(4, "little")) - 510
+    return tile
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("window", (12, 15, 16))
+def test_a_tile_decodes_as_the_documentation_says(bits: int, window: int) -> None:
+    codes = torch.from_numpy(np.random.default_rng(bits).integers(0, 256, (1, 1, 32 * bits), dtype=np.uint8))
+    found = integers_of(codes, bits, window)
+    assert found.tolist() == walk(codes.numpy().tobytes(), bits, window)
+    assert len(set(found.flatten().tolist())) > 100
+
+
+@pytest.mark.parametrize("side", (16, 48, 144, 576, 1536, 16 * 131, 16 * 9 * 49, 8192))
+def test_the_rotation_is_orthogonal_and_has_an_inverse(side: int) -> None:
+    x = values(3, side)
+    turned = rotate(x, signs(side))
+    assert torch.allclose(turned.norm(dim=1), x.norm(dim=1), rtol=1e-5)
+    assert torch.allclose(rotate_back(turned, signs(side)), x, atol=1e-5)
+    precise = rotate(x.double(), signs(side))
+    assert torch.allclose(turned.double(), precise, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", (576, 1536, 2048, 11008))
+def test_the_rotation_spreads_a_single_value_over_the_whole_side(side: int) -> None:
+    x = torch.zeros(1, side)
+    x[0, side // 3] = 1.0
+    assert rotate(x, signs(side)).abs().max() <= 1.5 / math.sqrt(side)
+    assert rotation_of(side).block == side
+
+
+def test_no_table_of_the_rotation_depends_on_the_last_digits_of_a_library() -> None:
+    """Sines that are off by a thousand units in the last place still round to the same float32."""
+    for odd in range(1, MOST_ODD + 1, 2):
+        angles = 2 * np.pi * np.arange(odd) / odd
+        row = (np.cos(angles) + np.sin(angles)) / np.sqrt(odd)
+        allowed = 1000 * np.finfo(np.float64).eps
+        assert np.array_equal((row - allowed).astype(np.float32), (row + allowed).astype(np.float32)), odd
+        assert np.array_equal(hartley(odd)[1 % odd].numpy(), row.astype(np.float32))
+
+
+@pytest.mark.parametrize("spec", ("trellis:bits=3", "trellis:bits=5,rotate=columns", "trellis:bits=8,rotate=none"))
+def test_tensors_of_any_shape_come_back_close(spec: str, instruction_set: str) -> None:
+    params = parse_spec(spec)
+    assert isinstance(params, TrellisParams)
+    for shape in SHAPES:
+        weight = values(*shape)
+        encoded = encode(weight, f"{spec},effort=fast")
+        assert {name: tuple(part.shape) for name, part in encoded.parts.items()} == {
+            name: part.shape for name, part in params.part_specs(shape, torch.float32).items()
+        }
+        assert relative_error(decode(encoded), weight) < 3.0 * 4.0**-params.bits
+
+
+@pytest.mark.parametrize(("bits", "over"), ((2, 0.09), (3, 0.10), (4, 0.13)))
+def test_an_exact_search_comes_close_to_the_rate_distortion_bound(bits: int, over: float) -> None:
+    weight = values(16, 256, seed=5)
+    params = parse_spec(f"trellis:bits={bits},effort=exact,rotate=none")
+    assert isinstance(params, TrellisParams)
+    scales = torch.full((16,), float(weight.square().mean().sqrt()) / (140.0 - 2.0 * bits)).bfloat16()
+    _, found = quantize_strip(weight, scales, params)
+    assert bits + 0.5 * math.log2(relative_error(found, weight)) < over
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_all_instruction_sets_find_the_same_codes(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for name in native.instruction_sets():
+        monkeypatch.setenv("TILEPRESS_CPU", name)
+        active.cache_clear()
+        encoded = [encode(values(16, 48), f"trellis:bits={bits},window={window}") for window in (12, 16)]
+        found.append([one.parts["codes"] for one in encoded])
+    active.cache_clear()
+    assert all(torch.equal(a, b) for other in found for a, b in zip(other, found[0], strict=True))
+
+
+def test_codes_do_not_depend_on_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(encode(values(32, 320), "trellis:bits=4,window=12").parts["codes"])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+
+
+def test_a_more_thorough_search_finds_better_codes() -> None:
+    weight = values(32, 96)
+    errors = [relative_error(decode(encode(weight, f"trellis:bits=4,effort={effort}")), weight)
+              for effort in ("fast", "normal", "exact")]  # fmt: skip
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_strips_put_together_are_the_matrix() -> None:
+    weight = values(40, 70)
+    params = parse_spec("trellis:bits=4,window=12")
+    assert isinstance(params, TrellisParams)
+    whole = encode(weight, params)
+    basis = Basis.of((40, 70), params)
+    rotated = basis.rotate_weight(weight)
+    scales = choose_scales(rotated, params)
+    strips = [quantize_strip(rotated[:, first : first + 16], scales, params) for first in range(0, 80, 16)]
+    joined = assemble([codes for codes, _ in strips], scales, basis, params, (40, 70), torch.float32)
+    assert all(torch.equal(joined.parts[name], part) for name, part in whole.parts.items())
+    plain = Encoded(parse_spec("trellis:bits=4,window=12,rotate=none"), (48, 80), torch.float32,
+                    {name: whole.parts[name] for name in ("codes", "scales")})  # fmt: skip
+    assert torch.equal(decode(plain), torch.cat([found for _, found in strips], 1))
+
+
+def test_rotated_second_moments_are_those_of_rotated_inputs() -> None:
+    params = parse_spec("trellis:bits=4")
+    assert isinstance(params, TrellisParams)
+    basis = Basis.of((32, 70), params)
+    assert basis.column_signs is not None
+    x = values(200, 70).double()
+    rotated = rotate(torch.nn.functional.pad(x, (0, 10)), basis.column_signs)
+    assert torch.allclose(basis.rotate_moments(x.T @ x), rotated.T @ rotated, atol=1e-9)
+    weight = values(32, 70).double()
+    assert torch.allclose(basis.rotate_weight(weight).square().sum(), weight.square().sum())
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_every_range_decodes_alone(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 100))
+    rotation = data.draw(st.sampled_from(("both", "columns", "none")))
+    encoded = encode(values(rows, columns), f"trellis:bits=6,window=12,rotate={rotation},effort=fast")
+    first, last = sorted((data.draw(st.integers(0, rows)), data.draw(st.integers(0, rows))))
+    left, right = sorted((data.draw(st.integers(0, columns)), data.draw(st.integers(0, columns))))
+    piece = decode(encoded, slice(first, last), slice(left, right))
+    assert torch.equal(piece, decode(encoded)[first:last, left:right])
+
+
+def test_large_and_stacked_weights_keep_rows_apart() -> None:
+    params = TrellisParams()
+    assert params.sides((16384, 64)).rows
+    assert not params.sides((16385, 64)).rows
+    assert not params.sides((4, 64, 64)).rows
+    assert params.sides((4, 64, 64)).columns
+
+
+def test_zeros_are_kept_and_hopeless_values_refused() -> None:
+    assert torch.equal(decode(encode(torch.zeros(16, 32), "trellis:window=12")), torch.zeros(16, 32))
+    assert decode(encode(torch.zeros(0, 8), "trellis")).shape == (0, 8)
+    tiny = values(16, 32) * 1e-30
+    assert relative_error(decode(encode(tiny, "trellis:window=12")) * 1e30, tiny * 1e30) < 0.02
+    for bad in (float("nan"), float("inf"), 1e38):
+        with pytest.raises(CodecError):
+            encode(torch.full((16, 16), bad), "trellis")
+
+
+@pytest.mark.parametrize("spec", ("trellis:bits=9", "trellis:window=17", "trellis:rotate=rows", "trellis:effort=some"))
+def test_specs_that_make_no_sense_are_refused(spec: str) -> None:
+    with pytest.raises(CodecError):
+        parse_spec(spec)
