@@ -21,8 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tilepress.kernels.errors import TilepressError
-
 app = typer.Typer(
     name="tilepress",
     help="Compress Transformers checkpoints, run them compressed, and see what it costs.",
@@ -52,8 +50,6 @@ def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             function(*args, **kwargs)
-        except TilepressError as problem:
-            _fail(str(problem), BAD_INPUT)
         except KeyboardInterrupt:
             _fail("interrupted; run the same command again to go on", INTERRUPTED)
         except (typer.Exit, typer.Abort, BrokenPipeError):
@@ -61,6 +57,11 @@ def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except OSError as problem:
             _fail(f"{problem.filename or 'a file'}: {problem.strerror or problem}", BAD_INPUT)
         except Exception as defect:
+            # Imported here because it brings in PyTorch, which takes seconds.
+            from tilepress.kernels.errors import TilepressError
+
+            if isinstance(defect, TilepressError):
+                _fail(str(defect), BAD_INPUT)
             if os.environ.get("TILEPRESS_DEBUG"):
                 raise
             what = f"{type(defect).__name__}: {defect}"
@@ -394,12 +395,3 @@ def doctor(as_json: JsonOption = False) -> None:
     for title, lines in report.items():
         _print_table((title, ""), [(key, str(value)) for key, value in lines.items()], text_columns=2)
         typer.echo()
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

@@ -29,7 +29,7 @@ def run(*arguments: str | Path) -> None:
     words = [str(argument) for argument in arguments]
     print("\n$ tilepress " + " ".join(words), flush=True)
     begin = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", "tilepress.cli", *words], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "tilepress", *words], check=False).returncode
     if code:
         raise SystemExit(code)
     print(f"({time.monotonic() - begin:.0f} s)", flush=True)

@@ -11,7 +11,6 @@ import transformers
 
 from tilepress.formats.container import Container
 from tilepress.kernels import FormatError
-from tilepress.runtime import quantizer as _registers_the_quantizer  # noqa: F401
 
 
 def load(path: str | Path, dtype: str | torch.dtype = "bfloat16", **from_pretrained_arguments: Any) -> Any:

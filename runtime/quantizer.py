@@ -7,6 +7,9 @@
         -> after loading: nothing may be missing
 
 Without this module Transformers warns that it does not know the method, and makes up random weights.
+
+Transformers imports it half-way through its own imports (see `registration`), so what needs more of Transformers than
+the base classes is imported only when a model is loaded.
 """
 
 from __future__ import annotations
@@ -26,10 +29,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from tilepress.formats.container import QUANT_METHOD, Container
 from tilepress.formats.record import FORMAT_VERSION
 from tilepress.kernels import BackendError, FormatError, RecipeError
-from tilepress.runtime import dequantization, older_loaders
-from tilepress.runtime.assembly import Assembly, DecodeParts, assemble, transforms_to_keep
-from tilepress.runtime.placement import place
-from tilepress.runtime.saving import state_and_metadata
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -52,6 +51,8 @@ class TilepressQuantizer(HfQuantizer):
     def __init__(self, quantization_config: TilepressConfig, **kwargs: Any) -> None:
         """As Transformers calls it."""
         super().__init__(quantization_config, **kwargs)
+        from tilepress.runtime.assembly import Assembly
+
         self._assembly = Assembly()
         self._part_dtypes: dict[str, torch.dtype] = {}
         self._expected: dict[str, torch.Tensor] = {}
@@ -98,6 +99,9 @@ class TilepressQuantizer(HfQuantizer):
         Raises:
             FormatError: files that are no container, or one that does not match the model.
         """
+        from tilepress.runtime.assembly import assemble
+        from tilepress.runtime.placement import place
+
         files = [Path(file) for file in checkpoint_files or ()]
         if not files or any(file.suffix != ".safetensors" for file in files):
             raise FormatError("a compressed checkpoint can only be loaded from its safetensors files")
@@ -125,6 +129,8 @@ class TilepressQuantizer(HfQuantizer):
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
         """Dtype to cast a tensor of the checkpoint to; None for parts, which stay as they are."""
+        from tilepress.runtime.assembly import DecodeParts
+
         if converter.target_patterns[0] in self._part_dtypes:
             return None
         if any(isinstance(step, DecodeParts) for step in getattr(converter, "operations", ())):
@@ -138,6 +144,9 @@ class TilepressQuantizer(HfQuantizer):
         Raises:
             FormatError: weights that are missing, damaged or have the wrong shape.
         """
+        from tilepress.runtime import older_loaders
+        from tilepress.runtime.assembly import transforms_to_keep
+
         del model._adjust_missing_and_unexpected_keys
         if self._loading_info is None:
             raise BackendError(
@@ -176,10 +185,14 @@ class TilepressQuantizer(HfQuantizer):
         A compressed tensor is written as it was read. One that was decoded on loading, because no compressed layer can
         hold it, is written dense, with codec `none`.
         """
+        from tilepress.runtime.saving import state_and_metadata
+
         return state_and_metadata(model, self._assembly.tensors)
 
     def _dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
         """Turn every compressed layer into the ordinary one, with decoded weights."""
+        from tilepress.runtime import dequantization
+
         # The default comes from the config, where saving a model has turned it into text.
         named = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         return dequantization.dequantize(model, self._assembly.shared, named or model.dtype)

@@ -14,7 +14,8 @@ from tiny_models import GENERATING, MODELS, build, inputs, logits
 from tilepress.compress.pipeline import compress
 from tilepress.formats.container import Container
 from tilepress.formats.verification import verify_tensor
-from tilepress.runtime import CompressedTensor, load
+from tilepress.runtime.compressed import CompressedTensor
+from tilepress.runtime.loading import load
 
 CODECS = ["int:bits=4", "lossless"]
 

@@ -24,8 +24,10 @@ from tilepress.formats import names as names_module
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
 from tilepress.kernels import CodecError, Encoded, FormatError, RecipeError, TilepressError, decode, parse_spec
-from tilepress.runtime import CompressedEmbedding, CompressedLinear, CompressedTensor, TilepressConfig, load
 from tilepress.runtime import compressed as compressed_module
+from tilepress.runtime.compressed import CompressedEmbedding, CompressedLinear, CompressedTensor
+from tilepress.runtime.loading import load
+from tilepress.runtime.quantizer import TilepressConfig
 
 Tensors = dict[str, torch.Tensor]
 
