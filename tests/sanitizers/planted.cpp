@@ -1,6 +1,8 @@
 // Mistakes made on purpose, built as the kernels are: a sanitizer that misses one of them is not watching.
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <thread>
 
 #include "parallel.hpp"
 
@@ -18,9 +20,15 @@ int shift_too_far(int bits) {
     return 1 << bits;
 }
 
-std::int64_t count_without_a_lock(int threads) {
+// Two threads that have met, so that neither can be through before the other begins.
+std::int64_t count_without_a_lock() {
+    std::atomic<int> arrived{0};
     std::int64_t count = 0;
-    tilepress::parallel(1 << 12, 1, threads, [&](std::int64_t first, std::int64_t last) { count += last - first; });
+    tilepress::parallel(2, 1, 2, [&](std::int64_t first, std::int64_t last) {
+        arrived.fetch_add(1, std::memory_order_relaxed);
+        while (arrived.load(std::memory_order_relaxed) < 2) std::this_thread::yield();
+        count += last - first;
+    });
     return count;
 }
 
