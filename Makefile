@@ -3,6 +3,7 @@
 #   make demo       compress a small real model three ways and compare them
 #   make test       lint, then every test that is not slow
 #   make test-all   lint, then every test
+#   make sanitize   the kernels' tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 #   make bench      measure what benchmarks/README.md says
 #   make lint       formatting, style and types of Python and C++
 #   make clean      remove the environment and everything that was built
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all sanitize bench lint clean
 
 demo: $(READY)
 	@echo "== demo: a small real model, compressed three ways"
@@ -30,6 +31,10 @@ test: lint
 test-all: lint
 	@echo "== test-all: every test"
 	$(BIN)/pytest $(PYTEST_FLAGS)
+
+sanitize: $(READY)
+	@echo "== sanitize: the kernels' tests, with sanitizers watching"
+	$(BIN)/pytest tests/sanitizers $(PYTEST_FLAGS)
 
 bench: $(READY)
 	@echo "== bench: kernels, then peak memory of conversions"

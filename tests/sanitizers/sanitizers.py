@@ -103,7 +103,7 @@ def _launcher(sanitizer: Sanitizer) -> list[str]:
 
 
 def _library(name: str) -> str:
-    """Path of a library of the compiler; its bare name where the compiler has none, empty where there is no compiler."""
+    """Path of a library of the compiler; its bare name where it has none, empty where there is no compiler."""
     command = ["g++", f"-print-file-name={name}"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
