@@ -161,7 +161,7 @@ class CompressedLinear(nn.Module):
 
 
 class CompressedEmbedding(nn.Module):
-    """Stands for `nn.Embedding`; a look-up decodes only the panels that hold the rows asked for.
+    """Stands for `nn.Embedding`; a look-up decodes only the panels that hold the rows asked for, except in a graph.
 
     Attributes:
         weight: as in `CompressedLinear`.
@@ -184,6 +184,9 @@ class CompressedEmbedding(nn.Module):
             IndexError: an id outside the table.
         """
         encoded, dtype = self.weight(), self.weight.dtype
+        if torch.compiler.is_compiling():
+            # Which panels are decoded would depend on the ids, which a graph can't express: it decodes the table.
+            return nn.functional.embedding(ids, decode(encoded, dtype=dtype))
         flat = ids.reshape(-1).to(encoded.device)
         panels, position = torch.unique(flat // PANEL_ROWS, return_inverse=True)
         runs = _runs(panels.tolist())
