@@ -63,3 +63,49 @@ def trellis_encode(
     threads: int,
 ) -> None:
     """Search codes of a float32 matrix. Raises ValueError when a length doesn't fit."""
+
+def trellis_decode(
+    instruction_set: str,
+    codes: Buffer,
+    scales: Buffer,
+    bits: int,
+    window: int,
+    panels: int,
+    tiles: int,
+    range: tuple[int, int],
+    dtype: str,
+    values: Buffer,
+    threads: int,
+) -> None:
+    """Decode a range of panels in the rotated basis. Raises ValueError when a length doesn't fit."""
+
+def trellis_multiply(
+    instruction_set: str,
+    codes: Buffer,
+    scales: Buffer,
+    bits: int,
+    window: int,
+    panels: int,
+    tiles: int,
+    range: tuple[int, int],
+    x: Buffer,
+    count: int,
+    y: Buffer,
+    threads: int,
+) -> None:
+    """Multiply float32 x by a range of panels in the rotated basis. Raises ValueError when a length doesn't fit."""
+
+def trellis_rotate(
+    instruction_set: str,
+    values: Buffer,
+    rows: int,
+    columns: int,
+    over_rows: bool,
+    signs: Buffer,
+    table: Buffer,
+    odd: int,
+    power: int,
+    back: bool,
+    threads: int,
+) -> None:
+    """Rotate a side of a float32 matrix, or back, in place. Raises ValueError when a length doesn't fit."""

@@ -36,4 +36,37 @@ constexpr int trellis_value(std::uint32_t state) {
     return static_cast<int>((mixed & 255) + (mixed >> 8 & 255) + (mixed >> 16 & 255) + (mixed >> 24)) - kTrellisOffset;
 }
 
+struct TrellisWeight {
+    const std::uint8_t* codes;    // [panels][tiles][32 bits]
+    const std::uint16_t* scales;  // [panels][16] bfloat16
+    int bits;
+    int window;
+    std::int64_t tiles;  // of a panel
+};
+
+// A side that is rotated, in blocks of odd * power values.
+struct RotatedSide {
+    const std::uint8_t* signs;  // [length / 8]
+    const float* table;         // [odd][odd]
+    float scale;                // 1 / sqrt(power)
+    std::int64_t odd;
+    std::int64_t power;
+    std::int64_t length;
+};
+
+// Kernels of one instruction set, in the rotated basis. Each works on the panels `panels`; other threads take others.
+struct TrellisKernels {
+    // Rows of the panels from panel `first` on, without gaps, [rows][16 tiles] of `dtype`.
+    void (*decode)(const TrellisWeight&, Range panels, std::int64_t first, Dtype dtype, void* values);
+    // y[count][rows from panel `first` on, `height`] = x[count][16 tiles] @ weight.T
+    void (*multiply)(const TrellisWeight&, Range panels, std::int64_t first, const float* x, std::int64_t count,
+                     std::int64_t height, float* y);
+    // Rotate, or rotate back, a side whose values are rows of `width` values, `stride` apart; in place.
+    void (*rotate)(const RotatedSide&, bool back, float* values, std::int64_t stride, std::int64_t width);
+};
+
+TrellisKernels portable_trellis_kernels();
+TrellisKernels avx2_trellis_kernels();
+TrellisKernels avx512_trellis_kernels();
+
 }  // namespace tilepress

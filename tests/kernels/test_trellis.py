@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tilepress.compress.codecs import encode
 from tilepress.compress.codecs.trellis import Basis, assemble, choose_scales, quantize_strip
-from tilepress.kernels import CodecError, Encoded, decode, parse_spec
+from tilepress.kernels import CodecError, Encoded, backend_of, decode, matmul, parse_spec
 from tilepress.kernels.layout.rotation import MOST_ODD, hartley, rotation_of
 from tilepress.kernels.layout.trellis import TrellisParams
+from tilepress.kernels.reference import trellis as reference
 from tilepress.kernels.reference.rotation import rotate, rotate_back
 from tilepress.kernels.reference.trellis import integers_of
 
@@ -44,6 +45,24 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def signs(side: int) -> torch.Tensor:
     return torch.randint(0, 256, (side // 8,), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))
+
+
+def hostile(shape: tuple[int, ...], spec: str, *, is_wild: bool = False) -> Encoded:
+    """Random codes and signs, with scales that are random bytes or moderate."""
+    params = parse_spec(spec)
+    generator = torch.Generator().manual_seed(len(spec))
+    parts = {}
+    for name, part in params.part_specs(shape, torch.float32).items():
+        size = math.prod(part.shape) * part.dtype.itemsize
+        data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+        parts[name] = data.view(part.dtype).reshape(part.shape)
+        if name == "scales" and not is_wild:
+            parts[name] = torch.rand(part.shape, generator=generator).add(0.5).mul(1e-3).bfloat16()
+    return Encoded(params, shape, torch.float32, parts)
+
+
+def dense(encoded: Encoded) -> torch.Tensor:
+    return reference.decode(encoded, range(encoded.rows), range(encoded.columns))
 
 
 def walk(codes: bytes, bits: int, window: int) -> list[list[int]]:
@@ -212,3 +231,100 @@ def test_zeros_are_kept_and_hopeless_values_refused() -> None:
 def test_specs_that_make_no_sense_are_refused(spec: str) -> None:
     with pytest.raises(CodecError):
         parse_spec(spec)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("rotation", ("both", "columns", "none"))
+def test_native_decoding_is_bit_identical_and_products_agree(bits: int, rotation: str, instruction_set: str) -> None:
+    assert backend_of("trellis", "cpu").name == "cpu"
+    for window in (12, 13, 16):
+        for shape in ((1, 1), (40, 70), (96, 576), (3, 16, 24)):
+            encoded = hostile(shape, f"trellis:bits={bits},window={window},rotate={rotation}")
+            weight = dense(encoded)
+            assert torch.equal(decode(encoded).reshape(weight.shape), weight)
+            assert torch.equal(decode(encoded, dtype=torch.bfloat16).reshape(weight.shape), weight.bfloat16())
+            bias = values(encoded.rows, seed=3)
+            for count in (1, 3, 8, 9):
+                x = values(count, encoded.columns, seed=count)
+                allowed = 1e-5 * (x.abs() @ weight.abs().T + 1).amax()
+                assert ((matmul(x, encoded, bias) - x @ weight.T - bias).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("rotation", ("both", "columns", "none"))
+def test_any_bytes_decode_as_the_reference_decodes_them(rotation: str, instruction_set: str) -> None:
+    encoded = hostile((40, 70), f"trellis:bits=5,rotate={rotation}", is_wild=True)
+    found, wanted = decode(encoded), dense(encoded)
+    assert torch.equal(found.isnan(), wanted.isnan())
+    assert torch.equal(found[~found.isnan()], wanted[~wanted.isnan()])
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_half_precision_x_loses_little(dtype: torch.dtype, instruction_set: str) -> None:
+    encoded = hostile((96, 576), "trellis:bits=4")
+    weight = dense(encoded)
+    for count in (1, 8, 40):
+        x = values(count, 576, seed=count).to(dtype)
+        found, wanted = matmul(x, encoded), x.float() @ weight.T
+        assert found.dtype == dtype
+        assert relative_error(found, wanted) < (4 * torch.finfo(dtype).eps) ** 2
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_every_range_of_rows_multiplies_alone(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 100))
+    rotation = data.draw(st.sampled_from(("both", "columns", "none")))
+    encoded = hostile((rows, columns), f"trellis:bits=4,rotate={rotation}")
+    x = values(data.draw(st.integers(0, 5)), columns)
+    first, last = sorted((data.draw(st.integers(0, rows)), data.draw(st.integers(0, rows))))
+    assert torch.equal(matmul(x, encoded, rows=slice(first, last)), matmul(x, encoded)[:, first:last])
+
+
+@pytest.mark.parametrize("part", ("codes", "scales", "column_signs", "row_signs"))
+def test_parts_that_do_not_fit_are_refused(part: str, instruction_set: str) -> None:
+    encoded = hostile((40, 100), "trellis:bits=3")
+    whole = encoded.parts[part]
+    for spoilt in (whole[:-1], torch.cat([whole, whole]), whole.to(torch.int16), whole[:0]):
+        other = Encoded(encoded.params, encoded.shape, encoded.dtype, {**encoded.parts, part: spoilt})
+        with pytest.raises(CodecError):
+            decode(other)
+        for count in (1, 20):
+            with pytest.raises(CodecError):
+                matmul(torch.zeros(count, 100), other)
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    encoded = hostile((1600, 640), "trellis:bits=4")
+    x = values(2, 640)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append((decode(encoded), matmul(x, encoded)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_operators_pass_opcheck() -> None:
+    module = importlib.import_module("tilepress.kernels.cpu.trellis")
+    for spec in ("trellis:bits=4", "trellis:bits=3,rotate=none"):
+        weight = module.weight_of(hostile((40, 48), spec))
+        operators = torch.ops.tilepress
+        torch.library.opcheck(operators.trellis_decode.default, (*weight, 3, 37, 5, 40, torch.bfloat16))
+        for x in (torch.randn(2, 1, 48), torch.randn(20, 48).bfloat16()):
+            bias = torch.randn(40, dtype=x.dtype)
+            torch.library.opcheck(operators.trellis_matmul.default, (x, *weight, bias, 0, 40))
+
+
+def test_a_layer_compiles_as_one_graph() -> None:
+    encoded = hostile((40, 48), "trellis:bits=4")
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(matmul(x, encoded)) + decode(encoded, slice(0, 1), slice(0, 40))
+
+    x = torch.randn(3, 48)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))

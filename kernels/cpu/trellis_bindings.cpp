@@ -1,0 +1,120 @@
+// Python's way to the kernels for trellis codes: checks every length, then calls them.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "bindings.hpp"
+#include "buffers.hpp"
+#include "parallel.hpp"
+#include "product.hpp"
+#include "trellis.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace tilepress {
+namespace {
+
+// Neighbouring columns that are rotated together, when rows are.
+constexpr std::int64_t kStripColumns = 64;
+
+TrellisWeight checked(const Buffer& codes, const Buffer& scales, int bits, int window, std::int64_t panels,
+                      std::int64_t tiles) {
+    require(1 <= bits && bits <= 8 && 12 <= window && window <= 16, "there is no trellis of these parameters");
+    require(0 <= panels && panels <= kMost && 0 <= tiles && tiles <= kMost, "the weight's shape is out of bounds");
+    require(holds(codes, panels, tiles, 32 * bits), "the codes do not fit the weight's shape");
+    require(holds(scales, panels, kTrellisSide, 2), "the scales do not fit the weight's shape");
+    return {reinterpret_cast<const std::uint8_t*>(codes.first), reinterpret_cast<const std::uint16_t*>(scales.first),
+            bits, window, tiles};
+}
+
+std::int64_t panels_at_once(std::int64_t tiles) {
+    return std::max<std::int64_t>(1, kPieceValues / std::max<std::int64_t>(tiles * kTrellisSteps, 1));
+}
+
+void decode(const std::string& instruction_set, const Buffer& codes, const Buffer& scales, int bits, int window,
+            std::int64_t panels, std::int64_t tiles, const Bounds& range, const std::string& dtype,
+            const Buffer& values, int threads) {
+    const TrellisKernels kernels = TILEPRESS_KERNELS(trellis, instruction_set);
+    const TrellisWeight weight = checked(codes, scales, bits, window, panels, tiles);
+    const Range wanted = checked_range(range, panels);
+    const std::int64_t count = wanted.last - wanted.first;
+    const Dtype type = dtype_named(dtype);
+    require(holds(values, count, tiles, kTrellisSteps * size_of(type)), "the result does not have the range's size");
+    if (values.second == 0) return;
+    const nb::gil_scoped_release released;
+    parallel(count, panels_at_once(tiles), threads, [&](std::int64_t first, std::int64_t last) {
+        kernels.decode(weight, {wanted.first + first, wanted.first + last}, wanted.first, type,
+                       reinterpret_cast<void*>(values.first));
+    });
+}
+
+void multiply(const std::string& instruction_set, const Buffer& codes, const Buffer& scales, int bits, int window,
+              std::int64_t panels, std::int64_t tiles, const Bounds& range, const Buffer& x, std::int64_t count,
+              const Buffer& y, int threads) {
+    const TrellisKernels kernels = TILEPRESS_KERNELS(trellis, instruction_set);
+    const TrellisWeight weight = checked(codes, scales, bits, window, panels, tiles);
+    const Range wanted = checked_range(range, panels);
+    require(1 <= count && count <= kMostVectors, "x has too many rows, or none");
+    const std::int64_t height = (wanted.last - wanted.first) * kTrellisSide;
+    require(holds(x, count, tiles, kTrellisSide * 4), "x does not have as many columns as the weight");
+    require(holds(y, count, height, 4), "the result does not have the size of the range");
+    if (y.second == 0) return;
+    const nb::gil_scoped_release released;
+    parallel(wanted.last - wanted.first, panels_at_once(tiles), threads, [&](std::int64_t first, std::int64_t last) {
+        kernels.multiply(weight, {wanted.first + first, wanted.first + last}, wanted.first,
+                         reinterpret_cast<const float*>(x.first), count, height, reinterpret_cast<float*>(y.first));
+    });
+}
+
+void rotate(const std::string& instruction_set, const Buffer& values, std::int64_t rows, std::int64_t columns,
+            bool over_rows, const Buffer& signs, const Buffer& table, std::int64_t odd, std::int64_t power, bool back,
+            int threads) {
+    const TrellisKernels kernels = TILEPRESS_KERNELS(trellis, instruction_set);
+    require(0 <= rows && rows <= kMost && 0 <= columns && columns <= kMost, "the values' shape is out of bounds");
+    require(holds(values, rows, columns, 4), "the values do not fit their shape");
+    const std::int64_t length = over_rows ? rows : columns;
+    require(1 <= odd && odd <= 127 && 1 <= power && power <= 4096 && (power & (power - 1)) == 0 &&
+                length % (odd * power) == 0 && length % 8 == 0,
+            "the side is not made of such blocks");
+    require(signs.second == length / 8 && holds(table, odd, odd, 4), "the signs or the table do not fit the side");
+    if (values.second == 0) return;
+    const RotatedSide side{reinterpret_cast<const std::uint8_t*>(signs.first),
+                           reinterpret_cast<const float*>(table.first),
+                           static_cast<float>(1.0 / std::sqrt(static_cast<double>(power))),
+                           odd,
+                           power,
+                           length};
+    auto* data = reinterpret_cast<float*>(values.first);
+    const nb::gil_scoped_release released;
+    if (over_rows) {
+        parallel(columns, kStripColumns, threads, [&](std::int64_t first, std::int64_t last) {
+            kernels.rotate(side, back, data + first, columns, last - first);
+        });
+    } else {
+        const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / columns);
+        parallel(rows, step, threads, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t row = first; row < last; ++row) kernels.rotate(side, back, data + row * columns, 1, 1);
+        });
+    }
+}
+
+}  // namespace
+
+void bind_trellis(nb::module_& module) {
+    module.def("trellis_decode", &decode, "instruction_set"_a, "codes"_a, "scales"_a, "bits"_a, "window"_a, "panels"_a,
+               "tiles"_a, "range"_a, "dtype"_a, "values"_a, "threads"_a,
+               "Decode a range of panels in the rotated basis into `values`.");
+    module.def("trellis_multiply", &multiply, "instruction_set"_a, "codes"_a, "scales"_a, "bits"_a, "window"_a,
+               "panels"_a, "tiles"_a, "range"_a, "x"_a, "count"_a, "y"_a, "threads"_a,
+               "Write x @ weight[range of panels].T to `y`, all float32 in the rotated basis.");
+    module.def("trellis_rotate", &rotate, "instruction_set"_a, "values"_a, "rows"_a, "columns"_a, "over_rows"_a,
+               "signs"_a, "table"_a, "odd"_a, "power"_a, "back"_a, "threads"_a,
+               "Rotate a side of a float32 matrix, or rotate it back, in place.");
+}
+
+}  // namespace tilepress
