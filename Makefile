@@ -4,6 +4,7 @@
 #   make test       lint, then every test that is not slow
 #   make test-all   lint, then every test
 #   make sanitize   the kernels' tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+#   make fuzz       fuzz every decoder for FUZZ_SECONDS each; needs clang
 #   make bench      measure what benchmarks/README.md says
 #   make lint       formatting, style and types of Python and C++
 #   make clean      remove the environment and everything that was built
@@ -13,12 +14,13 @@ VENV ?= .venv
 # Installed first where no PyTorch is there yet; any version that pyproject.toml allows will do.
 TORCH ?= torch==2.13.0
 PYTEST_FLAGS ?=
+FUZZ_SECONDS ?= 600
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
 
-.PHONY: demo test test-all sanitize bench lint clean
+.PHONY: demo test test-all sanitize fuzz bench lint clean
 
 demo: $(READY)
 	@echo "== demo: a small real model, compressed three ways"
@@ -35,6 +37,12 @@ test-all: lint
 sanitize: $(READY)
 	@echo "== sanitize: the kernels' tests, with sanitizers watching"
 	$(BIN)/pytest tests/sanitizers $(PYTEST_FLAGS)
+
+fuzz: $(READY)
+	@echo "== fuzz: every decoder for $(FUZZ_SECONDS) seconds, findings in out/fuzz"
+	@command -v clang++ >/dev/null || { echo "make fuzz needs clang: apt-get install clang libclang-rt-14-dev"; exit 1; }
+	$(BIN)/python -m pip install --quiet "atheris>=3.0"
+	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_SECONDS)
 
 bench: $(READY)
 	@echo "== bench: kernels, then peak memory of conversions"

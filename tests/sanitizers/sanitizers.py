@@ -25,66 +25,69 @@ ROOT = Path(__file__).parents[2]
 class Sanitizer:
     """What the compiler takes, the library that has to be loaded before all others, and what that reads."""
 
+    name: str
     flags: str
     library: str
     environment: Mapping[str, str]
     launcher: tuple[str, ...] = ()
+    compiler: str = "g++"
 
 
-SANITIZERS: Mapping[str, Sanitizer] = {
-    "address": Sanitizer(
-        "address,undefined",
-        "libasan.so",
-        # Python's own allocator would hide where an object ends; what Python and PyTorch leave behind is not ours. More
-        # than a gigabyte at once is nothing that a test asks for.
-        {
-            "PYTHONMALLOC": "malloc",
-            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=0:max_allocation_size_mb=1024",
-            "UBSAN_OPTIONS": "print_stacktrace=1",
-        },
-    ),
-    # Without a fixed layout of the address space, ThreadSanitizer's shadow memory has no place.
-    "thread": Sanitizer(
-        "thread",
-        "libtsan.so",
-        {"TSAN_OPTIONS": f"halt_on_error=1:suppressions={Path(__file__).with_name('thread.suppressions')}"},
-        ("setarch", "-R"),
-    ),
-}
+ADDRESS = Sanitizer(
+    "address",
+    "address,undefined",
+    "libasan.so",
+    # Python's own allocator would hide where an object ends; what Python and PyTorch leave behind is not ours. More
+    # than a gigabyte at once is nothing that a test asks for.
+    {
+        "PYTHONMALLOC": "malloc",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=0:max_allocation_size_mb=1024",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    },
+)
+THREAD = Sanitizer(
+    "thread",
+    "thread",
+    "libtsan.so",
+    {"TSAN_OPTIONS": f"halt_on_error=1:suppressions={Path(__file__).with_name('thread.suppressions')}"},
+    # Without a fixed layout of the address space, its shadow memory has no place.
+    ("setarch", platform.machine(), "-R"),
+)
+SANITIZERS = {sanitizer.name: sanitizer for sanitizer in (ADDRESS, THREAD)}
 
 
-def why_not(name: str) -> str:
+def why_not(sanitizer: Sanitizer) -> str:
     """What this machine lacks to run the sanitizer; empty when it has everything."""
     if sys.platform != "linux":
         return "sanitizers are run on Linux only"
-    if not Path(_library(SANITIZERS[name].library)).is_absolute():
-        return f"the compiler has no {SANITIZERS[name].library}; install the one of your GCC"
+    if not Path(_library(sanitizer.library)).is_absolute():
+        return f"the compiler has no {sanitizer.library}; install the one of your GCC"
     return ""
 
 
-def build(name: str) -> Path:
+def build(sanitizer: Sanitizer) -> Path:
     """Build the instrumented extension where it is out of date, and return its folder.
 
     Raises:
         subprocess.CalledProcessError: it doesn't compile; the message holds the compiler's output.
     """
-    folder = ROOT / "build" / f"sanitize-{name}"
+    folder = ROOT / "build" / f"sanitize-{sanitizer.name}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Without a build type: nanobind's own sources, which are not watched, compile fastest so.
         _run([
             *(_program("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None"),
-            *(f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", "-DCMAKE_CXX_COMPILER=g++"),
-            *(f"-DPython_EXECUTABLE={sys.executable}", f"-DTILEPRESS_SANITIZE={SANITIZERS[name].flags}"),
+            *(f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_CXX_COMPILER={sanitizer.compiler}"),
+            *(f"-DPython_EXECUTABLE={sys.executable}", f"-DTILEPRESS_SANITIZE={sanitizer.flags}"),
         ])  # fmt: skip
         _run([_program("cmake"), "--build", str(folder)])
     return folder
 
 
-def run(name: str, arguments: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
+def run(sanitizer: Sanitizer, arguments: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
     """Run Python with `arguments` under the sanitizer; its first finding ends the process with a code other than 0."""
-    sanitizer, folder = SANITIZERS[name], build(name)
+    folder = build(sanitizer)
     environment = {
         **os.environ,
         **sanitizer.environment,
@@ -93,13 +96,8 @@ def run(name: str, arguments: Sequence[str], **options: object) -> subprocess.Co
         "PYTHONPATH": str(Path(__file__).parent),
         "TILEPRESS_INSTRUMENTED": str(folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"),
     }
-    command = [*_launcher(sanitizer), sys.executable, *arguments]
+    command = [*sanitizer.launcher, sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
-
-
-def _launcher(sanitizer: Sanitizer) -> list[str]:
-    first, *others = sanitizer.launcher or ("",)
-    return [first, platform.machine(), *others] if first else []
 
 
 def _library(name: str) -> str:
@@ -126,6 +124,7 @@ def _run(command: Sequence[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == [] or sys.argv[1] not in SANITIZERS:
         raise SystemExit(f"usage: {sys.argv[0]} {'|'.join(SANITIZERS)} PYTHON ARGUMENTS...")
-    if reason := why_not(sys.argv[1]):
+    chosen = SANITIZERS[sys.argv[1]]
+    if reason := why_not(chosen):
         raise SystemExit(reason)
-    raise SystemExit(run(sys.argv[1], sys.argv[2:]).returncode)
+    raise SystemExit(run(chosen, sys.argv[2:]).returncode)
