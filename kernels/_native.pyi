@@ -109,3 +109,62 @@ def trellis_rotate(
     threads: int,
 ) -> None:
     """Rotate a side of a float32 matrix, or back, in place. Raises ValueError when a length doesn't fit."""
+
+class ZfpMode:
+    """A mode of zfp: "rate", "precision", "tolerance" with their value, or "reversible"."""
+
+    def __init__(self, name: str, value: float) -> None: ...
+
+class ZfpParts:
+    """A float32 weight as panels of zfp."""
+
+    def __init__(self, payload: Buffer, offsets: Buffer, mode: ZfpMode, rows: int, columns: int) -> None: ...
+
+def zfp_decode(
+    instruction_set: str,
+    parts: ZfpParts,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    dtype: str,
+    values: Buffer,
+    threads: int,
+) -> None:
+    """Decode a range into `values`. Raises ValueError when a length or an offset doesn't fit."""
+
+def zfp_multiply(
+    instruction_set: str,
+    parts: ZfpParts,
+    rows: tuple[int, int],
+    x: Buffer,
+    bias: Buffer,
+    y: Buffer,
+    dtype: str,
+    count: int,
+    threads: int,
+) -> None:
+    """Write x @ weight[rows].T + bias to `y`. Raises ValueError when a length or an offset doesn't fit."""
+
+def zfp_encode(
+    instruction_set: str,
+    mode: ZfpMode,
+    values: Buffer,
+    rows: int,
+    columns: int,
+    payload: Buffer,
+    sizes: Buffer,
+    threads: int,
+) -> int:
+    """Encode panels of float32 one after the other; returns the bytes written. `sizes` is int64 [panels]."""
+
+def zfp_stream_bytes(mode: ZfpMode, shape: list[int], dtype: str) -> int:
+    """Bytes that the stream of an array takes at most. Raises ValueError when zfp has no such stream."""
+
+def zfp_encode_stream(
+    instruction_set: str, mode: ZfpMode, shape: list[int], dtype: str, values: Buffer, stream: Buffer
+) -> int:
+    """Encode an array of 1 to 3 dimensions of float32 or float64; returns the bytes written to `stream`."""
+
+def zfp_decode_stream(
+    instruction_set: str, mode: ZfpMode, shape: list[int], dtype: str, stream: Buffer, values: Buffer
+) -> None:
+    """Decode an array of 1 to 3 dimensions of float32 or float64; the stream goes on with zeros."""

@@ -1,4 +1,4 @@
-"""Encoder of `zfp` through zfpy, panel by panel.
+"""Encoder of `zfp`, a stream a panel, bit for bit as zfpy writes them.
 
 zfp's tolerance mode can miss its bound: when values of a block differ by more than float32's precision, and when the
 result is rounded to a 16-bit dtype. So the bound is measured on the values that the tensor's own dtype will hold; a
@@ -8,13 +8,13 @@ tensor that misses it is coded once more with half the tolerance, and if that fa
 from __future__ import annotations
 
 import torch
-import zfpy
 
 from tilepress.compress.codecs.panels import as_matrix, require_finite, runs
-from tilepress.kernels import PANEL_ROWS, Encoded, decode
+from tilepress.kernels import Encoded, decode
+from tilepress.kernels.cpu.zfp import encode_panels
+from tilepress.kernels.encoded import bytes_of
 from tilepress.kernels.layout.offsets import payload_parts
 from tilepress.kernels.layout.zfp import ZfpParams
-from tilepress.kernels.reference.zfp import mode_of
 
 
 def encode(weight: torch.Tensor, params: ZfpParams) -> Encoded:
@@ -39,10 +39,9 @@ def encode(weight: torch.Tensor, params: ZfpParams) -> Encoded:
 
 def _encode(weight: torch.Tensor, matrix: torch.Tensor, params: ZfpParams) -> Encoded:
     streams: list[bytes] = []
-    for first in range(0, matrix.shape[0], PANEL_ROWS):
-        panel = matrix[first : first + PANEL_ROWS].float().contiguous()
-        empty = panel.numel() == 0
-        streams.append(b"" if empty else zfpy.compress_numpy(panel.numpy(), write_header=False, **mode_of(params)))
+    for run in runs(matrix):
+        payload, sizes = encode_panels(run.float().contiguous(), params)
+        streams += [bytes_of(stream).tobytes() for stream in torch.split(payload, sizes.tolist())]
     return Encoded(params, tuple(weight.shape), weight.dtype, payload_parts(streams))
 
 

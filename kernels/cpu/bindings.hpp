@@ -8,5 +8,6 @@ namespace tilepress {
 void bind_tiles(nanobind::module_& module);
 void bind_trellis(nanobind::module_& module);
 void bind_trellis_encode(nanobind::module_& module);
+void bind_zfp(nanobind::module_& module);
 
 }  // namespace tilepress

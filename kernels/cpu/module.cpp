@@ -13,4 +13,5 @@ NB_MODULE(_native, module) {
     tilepress::bind_tiles(module);
     tilepress::bind_trellis(module);
     tilepress::bind_trellis_encode(module);
+    tilepress::bind_zfp(module);
 }
