@@ -19,27 +19,45 @@ constexpr UInt negabinary_mask() {
     return static_cast<UInt>(0xaaaaaaaaaaaaaaaaull);
 }
 
+// Two's complement integers of the same size, of numbers or of vectors of them.
+template <class UInt>
+struct SignedOf;
+
+template <>
+struct SignedOf<std::uint32_t> {
+    using Int = std::int32_t;
+};
+
+template <>
+struct SignedOf<std::uint64_t> {
+    using Int = std::int64_t;
+};
+
 // Half of a two's complement integer, rounded down.
-inline std::uint32_t halved(std::uint32_t value) {
-    return static_cast<std::uint32_t>(static_cast<std::int32_t>(value) >> 1);
-}
-inline std::uint64_t halved(std::uint64_t value) {
-    return static_cast<std::uint64_t>(static_cast<std::int64_t>(value) >> 1);
+template <class UInt>
+inline void halve(UInt& value) {
+    value = (UInt)((typename SignedOf<UInt>::Int)value >> 1);
 }
 
 // The lifting steps, modulo 2^bits: of the lossy modes, and of the reversible one (differences of third order).
 template <class UInt>
 inline void lift_forward(UInt& x, UInt& y, UInt& z, UInt& w) {
-    x += w, x = halved(x), w -= x;
-    z += y, z = halved(z), y -= z;
-    x += z, x = halved(x), z -= x;
-    w += y, w = halved(w), y -= w;
-    w += halved(y), y -= halved(w);
+    x += w, halve(x), w -= x;
+    z += y, halve(z), y -= z;
+    x += z, halve(x), z -= x;
+    w += y, halve(w), y -= w;
+    UInt half = y;
+    halve(half), w += half;
+    half = w;
+    halve(half), y -= half;
 }
 
 template <class UInt>
 inline void lift_inverse(UInt& x, UInt& y, UInt& z, UInt& w) {
-    y += halved(w), w -= halved(y);
+    UInt half = w;
+    halve(half), y += half;
+    half = y;
+    halve(half), w -= half;
     y += w, w += w, w -= y;
     z += x, x += x, x -= z;
     y += z, z += z, z -= y;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "panel_multiply.hpp"
+#include "zfp_encode.hpp"
 #include "zfp_source.hpp"
 #include "zfp_stream.hpp"
 
@@ -21,7 +22,7 @@ void multiply_zfp(const ZfpPanels& weight, Range panels, const Product& product,
 template <class Set>
 ZfpKernels zfp_kernels() {
     return {decode_stream<float>,  decode_stream<double>, encode_stream<float>,
-            encode_stream<double>, encode_stream<float>,  {decode_zfp<Set>, x_in_float32<Set>, multiply_zfp<Set>}};
+            encode_stream<double>, encode_panel,          {decode_zfp<Set>, x_in_float32<Set>, multiply_zfp<Set>}};
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ inline int read_planes(Turns& turns, LanePlanes& planes, int lane, int step) {
             }
             const std::uint64_t bits = window(turns.bytes, turns.position[turn]);
             run[turn] = kRunSteps.of[state[turn] << 8 | ((bits >> known) & 0xff)];
-            ones[turn] = static_cast<std::uint32_t>(bits & low_bits(known)) | run[turn].ones();
+            ones[turn] = static_cast<std::uint32_t>(bits & ((std::uint64_t{1} << known) - 1)) | run[turn].ones();
             turns.position[turn] += known + run[turn].taken();
             any |= run[turn].packed;
         }
