@@ -168,3 +168,54 @@ def zfp_decode_stream(
     instruction_set: str, mode: ZfpMode, shape: list[int], dtype: str, stream: Buffer, values: Buffer
 ) -> None:
     """Decode an array of 1 to 3 dimensions of float32 or float64; the stream goes on with zeros."""
+
+class SzParts:
+    """An `sz` weight."""
+
+    def __init__(
+        self, payload: Buffer, offsets: Buffer, table: Buffer, predictor: str, dtype: str, rows: int, columns: int
+    ) -> None: ...
+
+def sz_decode(
+    instruction_set: str,
+    parts: SzParts,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    dtype: str,
+    values: Buffer,
+    threads: int,
+) -> None:
+    """Decode a range into `values`. Raises ValueError when a length doesn't fit or a tile is damaged."""
+
+def sz_multiply(
+    instruction_set: str,
+    parts: SzParts,
+    rows: tuple[int, int],
+    x: Buffer,
+    bias: Buffer,
+    y: Buffer,
+    dtype: str,
+    count: int,
+    threads: int,
+) -> None:
+    """Write x @ weight[rows].T + bias to `y`. Raises ValueError when a length doesn't fit or a tile is damaged."""
+
+def sz_fit(values: Buffer, dtype: str, rows: int, columns: int, bound: float, predictor: str, table: Buffer) -> None:
+    """Write the table that suits values [rows, columns]."""
+
+def sz_encode(
+    values: Buffer,
+    dtype: str,
+    rows: int,
+    columns: int,
+    bound: float,
+    predictor: str,
+    table: Buffer,
+    payload: Buffer,
+    sizes: Buffer,
+    threads: int,
+) -> int:
+    """Encode values [rows, columns] into consecutive tiles, whose bytes go to `sizes`, int64 [panels, tiles].
+
+    Returns the bytes written to `payload`. Raises ValueError when a length doesn't fit.
+    """

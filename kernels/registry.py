@@ -16,6 +16,7 @@ from tilepress.kernels.layout.mxfp4 import Mxfp4Params
 from tilepress.kernels.layout.nf4 import Nf4Params
 from tilepress.kernels.layout.none import NoneParams
 from tilepress.kernels.layout.nvfp4 import Nvfp4Params
+from tilepress.kernels.layout.sz import SzParams
 from tilepress.kernels.layout.trellis import TrellisParams
 from tilepress.kernels.layout.zfp import ZfpParams
 from tilepress.kernels.params import Params
@@ -26,6 +27,7 @@ CODECS: Mapping[str, type[Params]] = {
         NoneParams,
         LosslessParams,
         ZfpParams,
+        SzParams,
         IntParams,
         Nf4Params,
         Fp8Params,

@@ -1,0 +1,135 @@
+#include "sz_fit.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "rans_encode.hpp"
+
+namespace tilepress {
+namespace {
+
+constexpr int kSymbols = 256;
+constexpr double kExceptionBits = 32;
+// Steps beyond have no inverse in float32, or none that is finite.
+constexpr double kLeastStep = 0x1p-126, kMostStep = 0x1p126;
+// Residuals that may lie outside of what is counted: one of so many.
+constexpr std::int64_t kFewOf = 512;
+constexpr int kCountedBits = 15;
+
+// How often each high part occurs at one shift, and what is outside.
+struct HighCounts {
+    std::int64_t of[kSymbols] = {};
+    std::int64_t outside = 0;
+};
+
+struct Choice {
+    SzCode code;
+    HighCounts counts;
+    double bits = std::numeric_limits<double>::infinity();
+};
+
+// About the bits that `fit_rans_model` will need.
+double estimated_bits(const HighCounts& high, std::int64_t total) {
+    std::int64_t counts[kSymbols];
+    std::copy_n(high.of, kSymbols, counts);
+    std::partial_sort(counts, counts + kRansEntries, counts + kSymbols, std::greater<>());
+    double bits = 0;
+    std::int64_t coded = 0;
+    for (int entry = 0; entry < kRansEntries && counts[entry] > 0; ++entry) {
+        const double cost = std::log2(static_cast<double>(total) / static_cast<double>(counts[entry]));
+        bits += static_cast<double>(counts[entry]) * std::min(cost, 8.0);
+        coded += counts[entry];
+    }
+    return bits + static_cast<double>(total - coded) * kExceptionBits;
+}
+
+// The bits of residuals, those of `value` or more and of less than -`value` for growing powers of two.
+int bits_of_most(const std::vector<std::int32_t>& residuals) {
+    std::array<std::int64_t, 33> of_bits = {};
+    for (const std::int32_t residual : residuals) {
+        auto magnitude = static_cast<std::uint32_t>(residual < 0 ? ~residual : residual);
+        int bits = 0;
+        for (; magnitude != 0; magnitude >>= 1) ++bits;
+        ++of_bits[static_cast<std::size_t>(bits)];
+    }
+    std::int64_t beyond = 0;
+    std::size_t bits = 32;
+    const auto few = static_cast<std::int64_t>(residuals.size()) / kFewOf;
+    while (bits > 0 && beyond + of_bits[bits] <= few) beyond += of_bits[bits--];
+    return static_cast<int>(bits);
+}
+
+// The best shift for residuals, and the counts that it has.
+void choose_shift(const std::vector<std::int32_t>& residuals, double outlier_bits, Choice& choice) {
+    const int first = std::max(0, bits_of_most(residuals) - kCountedBits);
+    constexpr std::int32_t half = 1 << kCountedBits;
+    std::vector<std::int64_t> counts(2 * half);
+    std::int64_t outside = 0;
+    for (const std::int32_t residual : residuals) {
+        const std::int32_t high = residual >> first;
+        if (high >= -half && high < half)
+            ++counts[static_cast<std::size_t>(high + half)];
+        else
+            ++outside;
+    }
+    const auto total = static_cast<std::int64_t>(residuals.size());
+    for (int shift = first; shift <= kSzMostShift; ++shift) {
+        const auto middle = static_cast<std::int64_t>(counts.size() / 2);
+        const std::int64_t reach = std::min<std::int64_t>(middle, kSzMiddle);
+        HighCounts high;
+        std::int64_t inside = 0;
+        for (std::int64_t i = -reach; i < reach; ++i) {
+            high.of[i + kSzMiddle] = counts[static_cast<std::size_t>(middle + i)];
+            inside += high.of[i + kSzMiddle];
+        }
+        high.outside = total - inside;
+        const double bits = estimated_bits(high, total) + static_cast<double>(total) * shift + outlier_bits;
+        if (bits < choice.bits) {
+            choice.bits = bits;
+            choice.code.shift = shift;
+            choice.counts = high;
+        }
+        if (counts.size() == 2) break;
+        for (std::size_t i = 0; i < counts.size() / 2; ++i) counts[i] = counts[2 * i] + counts[2 * i + 1];
+        counts.resize(counts.size() / 2);
+    }
+}
+
+Choice choose(const std::vector<SzBlock>& blocks, double bound, float step, Predictor predictor) {
+    std::vector<std::int32_t> residuals, outliers;
+    double outlier_bits = 0;
+    for (const SzBlock& block : blocks) {
+        const std::size_t before = residuals.size();
+        residuals.resize(before + static_cast<std::size_t>(block.rows * block.width));
+        quantize(block, bound, step, kSzMostInteger, predictor, residuals.data() + before, outliers);
+        outlier_bits += static_cast<double>(outliers.size()) * 8 * static_cast<double>(2 + size_of(block.dtype));
+    }
+    Choice choice;
+    choice.code.step = step;
+    choice.code.shift = 0;
+    choice.code.predictor = predictor;
+    choose_shift(residuals, outlier_bits, choice);
+    return choice;
+}
+
+}  // namespace
+
+SzCode fit_sz_code(const std::vector<SzBlock>& blocks, double bound, Predictor predictor) {
+    const double step = std::min(std::max(2 * bound, kLeastStep), kMostStep);
+    Choice best = choose(blocks, bound, static_cast<float>(step), predictor);
+    const double power = std::exp2(std::floor(std::log2(step)));
+    if (!blocks.empty() && blocks[0].dtype != Dtype::float32 && power < step) {
+        Choice other = choose(blocks, bound, static_cast<float>(power), predictor);
+        if (other.bits < best.bits) best = other;
+    }
+    // A model has two symbols or more.
+    ++best.counts.of[kSzMiddle];
+    ++best.counts.of[kSzMiddle - 1];
+    fit_rans_model(best.counts.of, best.code.model);
+    return best.code;
+}
+
+}  // namespace tilepress
