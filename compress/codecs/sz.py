@@ -10,6 +10,7 @@ import torch
 
 from tilepress.compress.codecs.panels import as_matrix, runs
 from tilepress.kernels import PANEL_ROWS, BackendError, Encoded
+from tilepress.kernels.encoded import bytes_of
 from tilepress.kernels.layout.offsets import aligned, offsets_length
 from tilepress.kernels.layout.sz import TABLE_BYTES, TILE_COLUMNS, SzParams, most_tile_bytes, tiles_across
 
@@ -38,12 +39,20 @@ def encode(weight: torch.Tensor, params: SzParams) -> Encoded:
     bound = params.abs if params.abs is not None else float(params.rel or 0) * _value_range(matrix)
     table = torch.empty(TABLE_BYTES, dtype=torch.uint8)
     sample = _sample(matrix)
-    _native.sz_fit(buffer(sample), DTYPE_NAMES[weight.dtype], *sample.shape, bound, params.predictor, buffer(table))
+    _native.sz_fit(
+        buffer(sample),
+        DTYPE_NAMES[weight.dtype],
+        sample.shape[0],
+        sample.shape[1],
+        bound,
+        params.predictor,
+        buffer(table),
+    )
     payload = bytearray()
     sizes = [torch.zeros(1, dtype=torch.int64)]
     for run in runs(matrix):
         data, run_sizes = _encode_run(run.contiguous(), bound, params.predictor, table)
-        payload += memoryview(data.numpy())
+        payload += bytes_of(data)
         sizes.append(run_sizes)
     payload += bytes(aligned(len(payload)) - len(payload))
     ends = torch.cat(sizes).cumsum(0)

@@ -12,6 +12,7 @@ SPECS_OF: Mapping[str, tuple[str, ...]] = {
     "none": ("none",),
     "lossless": ("lossless",),
     "zfp": ("zfp:rate=8", "zfp:rate=3.5", "zfp:precision=12", "zfp:tolerance=0.001", "zfp:reversible=true"),
+    "sz": ("sz:abs=1e-3", "sz:rel=1e-3,predictor=lorenzo2"),
     "int": ("int:bits=4,group=64", "int:bits=3,group=32,symmetric=false", "int:bits=8,group=0"),
     "nf4": ("nf4",),
     "fp8": ("fp8", "fp8:format=e5m2,group=32"),
