@@ -219,3 +219,11 @@ def sz_encode(
 
     Returns the bytes written to `payload`. Raises ValueError when a length doesn't fit.
     """
+
+def tile_encoders_encode(
+    instruction_set: str, parts: Parts, values: Buffer, rows: int, dtype: str, threads: int
+) -> None:
+    """Encode a matrix of finite values into the parts. Raises ValueError when a length doesn't fit."""
+
+def tile_encoders_largest(instruction_set: str, values: Buffer, dtype: str, threads: int) -> float:
+    """The largest magnitude of all values, or NaN."""

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,11 +33,14 @@ class Backend:
         decode: (encoded, rows, columns, dtype) -> [len(rows), len(columns)] of that dtype.
         matmul: (x, encoded, bias, rows) -> [..., len(rows)] in the dtype of x, without gradients; None where blocks of
             decoded rows are multiplied instead.
+        encode: (contiguous matrix, params, parts that are given) -> all parts, for matrices of values that the codec
+            takes; None where compress/codecs does it.
     """
 
     name: str
     decode: Callable[[Encoded, range, range, torch.dtype], torch.Tensor]
     matmul: Callable[[torch.Tensor, Encoded, torch.Tensor | None, range], torch.Tensor] | None = None
+    encode: Callable[[torch.Tensor, Any, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
 
 def backend_of(codec: str, device_type: str) -> Backend:
@@ -57,7 +61,7 @@ def _reference(codec: str) -> Backend:
 
 def _native(codec: str) -> Backend:
     module = importlib.import_module(f"tilepress.kernels.cpu.{codec}")
-    return Backend("cpu", module.decode, getattr(module, "matmul", None))
+    return Backend("cpu", module.decode, getattr(module, "matmul", None), getattr(module, "encode", None))
 
 
 def _exists(module: str) -> bool:

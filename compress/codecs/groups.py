@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from tilepress.compress.codecs.panels import as_matrix, require_finite, runs
-from tilepress.kernels import CodecError, Encoded, Params
+from tilepress.kernels import CodecError, Encoded, Params, backend_of
 from tilepress.kernels.layout.tiles import TILE, groups
 from tilepress.kernels.packing import pack_tiles
 
@@ -26,17 +26,26 @@ def padded_runs(matrix: torch.Tensor, codec: str) -> Iterator[torch.Tensor]:
         CodecError: NaN or infinite values, or such that a rounded scale times a code could become infinite.
     """
     for run in runs(matrix):
-        require_finite(run, codec)
         if not run.numel():
             continue
-        if run.abs().max() > LARGEST:
-            raise CodecError(f"codec {codec} has no code for values beyond {LARGEST:g}; give this tensor another codec")
+        require_in_range(run.abs().amax(), codec)
         rows, columns = run.shape
         yield torch.nn.functional.pad(run.float(), (0, -columns % TILE, 0, -rows % TILE))
 
 
+def require_in_range(largest: torch.Tensor, codec: str) -> None:
+    """Check a tensor by its largest magnitude.
+
+    Raises:
+        CodecError: NaN or infinite values, or such that a rounded scale times a code could become infinite.
+    """
+    require_finite(largest, codec)
+    if largest > LARGEST:
+        raise CodecError(f"codec {codec} has no code for values beyond {LARGEST:g}; give this tensor another codec")
+
+
 def largest_magnitude(weight: torch.Tensor) -> torch.Tensor:
-    """Largest magnitude of a tensor, in its dtype; 0 of an empty one."""
+    """Largest magnitude of a tensor, in its dtype; NaN where there is one, 0 of an empty one."""
     magnitudes = [run.abs().amax() for run in runs(as_matrix(weight)) if run.numel()]
     return torch.stack(magnitudes).amax() if magnitudes else weight.new_zeros(())
 
@@ -87,7 +96,9 @@ def encode_tiles(
     encode_run: Callable[[torch.Tensor], tuple[torch.Tensor, Mapping[str, torch.Tensor]]],
     of_tensor: Mapping[str, torch.Tensor] | None = None,
 ) -> Encoded:
-    """Encode run by run and put the parts together; of an empty tensor, the parts are zeros.
+    """Encode on native kernels where there are any, else run by run; of an empty tensor, the parts are zeros.
+
+    `encode_run` is the definition: native kernels give the same parts, bit for bit.
 
     Args:
         weight: the tensor.
@@ -99,10 +110,28 @@ def encode_tiles(
     Raises:
         CodecError: NaN or infinite values, or a dtype that can't be compressed.
     """
-    shape, dtype = tuple(weight.shape), weight.dtype
-    specs = params.part_specs(shape, dtype)
+    matrix, given = as_matrix(weight), of_tensor or {}
+    native = backend_of(params.codec, weight.device.type).encode
+    if native is None:
+        parts = encode_runs(matrix, params, bits, encode_run, given)
+    else:
+        matrix = matrix.contiguous()
+        require_in_range(largest_magnitude(matrix), params.codec)
+        parts = native(matrix, params, given)
+    return Encoded(params, tuple(weight.shape), weight.dtype, parts)
+
+
+def encode_runs(
+    matrix: torch.Tensor,
+    params: Params,
+    bits: int,
+    encode_run: Callable[[torch.Tensor], tuple[torch.Tensor, Mapping[str, torch.Tensor]]],
+    of_tensor: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The parts of a matrix, run by run in PyTorch; arguments and errors as for `encode_tiles`."""
+    specs = params.part_specs(tuple(matrix.shape), matrix.dtype)
     pieces: dict[str, list[torch.Tensor]] = {name: [] for name in specs}
-    for values in padded_runs(as_matrix(weight), params.codec):
+    for values in padded_runs(matrix, params.codec):
         codes, of_groups = encode_run(values)
         pieces["codes"].append(pack_tiles(codes, bits))
         for name, part in of_groups.items():
@@ -111,5 +140,4 @@ def encode_tiles(
         name: torch.cat(pieces[name]) if pieces[name] else torch.zeros(spec.shape, dtype=spec.dtype)
         for name, spec in specs.items()
     }
-    parts.update(of_tensor or {})
-    return Encoded(params, shape, dtype, parts)
+    return {**parts, **of_tensor}

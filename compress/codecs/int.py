@@ -37,7 +37,7 @@ def _symmetric(values: torch.Tensor, params: IntParams) -> tuple[torch.Tensor, t
     half = 1 << (params.bits - 1)
     highest = reduce_groups(values, params.group, lambda grouped: grouped.amax(-1))
     lowest = reduce_groups(values, params.group, lambda grouped: grouped.amin(-1))
-    extreme = torch.where(-lowest > highest, lowest, highest)
+    extreme = torch.where(-lowest > highest, lowest, highest) + 0.0  # -0 becomes 0
     scale = round_scale(-extreme / half)
     return scale, torch.full_like(extreme, half)
 

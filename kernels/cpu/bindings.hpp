@@ -6,6 +6,7 @@
 namespace tilepress {
 
 void bind_sz(nanobind::module_& module);
+void bind_tile_encoders(nanobind::module_& module);
 void bind_tiles(nanobind::module_& module);
 void bind_trellis(nanobind::module_& module);
 void bind_trellis_encode(nanobind::module_& module);

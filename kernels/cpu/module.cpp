@@ -11,6 +11,7 @@ NB_MODULE(_native, module) {
     module.def("instruction_sets", &tilepress::supported_instruction_sets,
                "Instruction sets that this machine can run, the slowest first.");
     tilepress::bind_sz(module);
+    tilepress::bind_tile_encoders(module);
     tilepress::bind_tiles(module);
     tilepress::bind_trellis(module);
     tilepress::bind_trellis_encode(module);

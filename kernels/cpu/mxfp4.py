@@ -1,13 +1,15 @@
-"""Native decoding of `mxfp4` and multiplication by it."""
+"""Native encoding and decoding of `mxfp4`, and multiplication by it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
-from tilepress.kernels.cpu import tiles
+from tilepress.kernels.cpu import tile_encoding, tiles
 from tilepress.kernels.encoded import Encoded
 from tilepress.kernels.layout import e2m1
-from tilepress.kernels.layout.mxfp4 import GROUP
+from tilepress.kernels.layout.mxfp4 import GROUP, Mxfp4Params
 
 
 def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
@@ -20,6 +22,17 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     return tiles.matmul(x, encoded, code_of(encoded), bias, rows)
 
 
+def encode(matrix: torch.Tensor, params: Mxfp4Params, of_tensor: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parts of a contiguous matrix of values that the codec takes; `of_tensor` holds the parts that are given."""
+    return tile_encoding.encode(matrix, params, _code(params), of_tensor)
+
+
 def code_of(encoded: Encoded) -> tiles.TileCode:
     """What the tiles hold."""
+    params = encoded.params
+    assert isinstance(params, Mxfp4Params)
+    return _code(params)
+
+
+def _code(params: Mxfp4Params) -> tiles.TileCode:
     return tiles.TileCode("e2m1", e2m1.BITS, GROUP, "e8m0")

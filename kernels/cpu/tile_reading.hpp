@@ -13,30 +13,12 @@
 #pragma once
 
 #include "arithmetic.hpp"
+#include "code_books.hpp"
 #include "floats.hpp"
 #include "tiles.hpp"
 
 namespace tilepress {
 namespace {
-
-constexpr float kNf4Book[16] = {-1.0f,
-                                -0.6961928009986877f,
-                                -0.5250730514526367f,
-                                -0.39491748809814453f,
-                                -0.28444138169288635f,
-                                -0.18477343022823334f,
-                                -0.09105003625154495f,
-                                0.0f,
-                                0.07958029955625534f,
-                                0.16093020141124725f,
-                                0.24611230194568634f,
-                                0.33791524171829224f,
-                                0.44070982933044434f,
-                                0.5626170039176941f,
-                                0.7229568362236023f,
-                                1.0f};
-constexpr float kE2m1Book[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
-                                 -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
 // Tiles that are unpacked at a time: their 4 KiB of codes stay in the nearest cache.
 constexpr std::int64_t kStripTiles = 16;

@@ -114,7 +114,7 @@ def _decode(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     parts = Parts(codes, scales, zero_points, global_scale)
-    weight = _weight(parts, TileCode(code, bits, group, scale_format), width)
+    weight = _Weight(native_parts(parts, TileCode(code, bits, group, scale_format), width))
     return panels.decode(weight, (row_first, row_last), (column_first, column_last), dtype)
 
 
@@ -133,7 +133,7 @@ def _matmul(
     row_last: int,
 ) -> torch.Tensor:
     parts = Parts(codes, scales, zero_points, global_scale)
-    weight = _weight(parts, TileCode(code, bits, group, scale_format), x.shape[-1])
+    weight = _Weight(native_parts(parts, TileCode(code, bits, group, scale_format), x.shape[-1]))
     return panels.matmul(x, weight, bias, (row_first, row_last))
 
 
@@ -168,10 +168,15 @@ class _Weight(NamedTuple):
 
 
 def _weight_of(encoded: Encoded, code: TileCode) -> _Weight:
-    return _weight(parts_of(encoded), code, encoded.columns)
+    return _Weight(native_parts(parts_of(encoded), code, encoded.columns))
 
 
-def _weight(parts: Parts, code: TileCode, columns: int) -> _Weight:
+def native_parts(parts: Parts, code: TileCode, columns: int) -> _native.Parts:
+    """The parts of a weight of so many columns, for native code.
+
+    Raises:
+        CodecError: parts of another dtype or rank, or with gaps.
+    """
     scale_dtype = _SCALE_DTYPES[code.scale_format]
     for name, part, dtype, rank in (
         ("codes", parts.codes, torch.uint8, 3),
@@ -181,7 +186,7 @@ def _weight(parts: Parts, code: TileCode, columns: int) -> _Weight:
     ):
         if part is not None and (part.dtype != dtype or not part.is_contiguous() or part.ndim != rank):
             raise CodecError(f"the part {name} is not a contiguous {dtype_name(dtype)} of rank {rank}")
-    native = _native.Parts(
+    return _native.Parts(
         buffer(parts.codes),
         buffer(parts.scales),
         buffer(parts.zero_points),
@@ -193,7 +198,6 @@ def _weight(parts: Parts, code: TileCode, columns: int) -> _Weight:
         parts.codes.shape[0],
         columns,
     )
-    return _Weight(native)
 
 
 def _fake_decode(
