@@ -5,6 +5,7 @@
 
 namespace tilepress {
 
+void bind_lossless(nanobind::module_& module);
 void bind_tiles(nanobind::module_& module);
 void bind_trellis(nanobind::module_& module);
 void bind_trellis_encode(nanobind::module_& module);
