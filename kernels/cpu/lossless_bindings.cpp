@@ -27,6 +27,9 @@ struct LosslessParts {
     std::int64_t columns;
 };
 
+// Blocks that a thread encodes in the same room.
+constexpr std::int64_t kEncodedBlocks = 16;
+
 std::int64_t blocks_of(std::int64_t columns) {
     return (columns + kBlockColumns - 1) / kBlockColumns;
 }
@@ -124,8 +127,7 @@ std::int64_t encode(const Buffer& values, const std::string& dtype, std::int64_t
     const LosslessEncoder encoder(codes);
     auto* to = reinterpret_cast<std::uint8_t*>(payload.first);
     auto* written = reinterpret_cast<std::int64_t*>(sizes.first);
-    const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / kBlockValues);
-    parallel(panels * blocks, step, threads, [&](std::int64_t first, std::int64_t last) {
+    parallel(panels * blocks, kEncodedBlocks, threads, [&](std::int64_t first, std::int64_t last) {
         const auto room = LosslessEncoder::room();
         for (std::int64_t number = first; number < last; ++number) {
             const std::int64_t row = number / blocks * kSide, column = number % blocks * kBlockColumns;

@@ -87,16 +87,22 @@ std::uint8_t* RansEncoder::encode(const std::uint8_t* symbols, std::int64_t coun
     std::uint32_t states[kRansLanes];
     for (int lane = 0; lane < kRansLanes; ++lane) states[lane] = 256u + cargo[lane];
     std::uint8_t* to = room + kRansStateBytes + count;
-    for (std::int64_t i = count - 1; i >= 0; --i) {
+    const auto encode_one = [&](std::int64_t i, std::int64_t lane) {
         const Code& code = codes_[symbols[i]];
-        std::uint32_t x = states[i % kRansLanes];
+        std::uint32_t x = states[lane];
         // Without a branch, which nothing could predict.
         const std::uint32_t is_large = x >= code.limit;
         to[-1] = static_cast<std::uint8_t>(x);
         to -= is_large;
         x >>= 8 * is_large;
         const auto quotient = static_cast<std::uint32_t>(std::uint64_t{x} * code.reciprocal >> 24);
-        states[i % kRansLanes] = (quotient << 8) + code.start + x - quotient * code.frequency;
+        states[lane] = (quotient << 8) + code.start + x - quotient * code.frequency;
+    };
+    std::int64_t i = count;
+    while (i % kRansLanes != 0) --i, encode_one(i, i % kRansLanes);
+    while (i > 0) {
+        i -= kRansLanes;
+        for (int lane = kRansLanes - 1; lane >= 0; --lane) encode_one(i + lane, lane);
     }
     to -= kRansStateBytes;
     for (int lane = 0; lane < kRansLanes; ++lane) {
