@@ -6,6 +6,51 @@ Buffer: TypeAlias = tuple[int, int]
 
 MOST_VECTORS: int
 
+class LosslessParts:
+    """A lossless weight, version 2."""
+
+    def __init__(
+        self, payload: Buffer, offsets: Buffer, table: Buffer, dtype: str, rows: int, columns: int
+    ) -> None: ...
+
+def lossless_decode(
+    instruction_set: str,
+    parts: LosslessParts,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    dtype: str,
+    values: Buffer,
+    threads: int,
+) -> None:
+    """Decode a range into `values`. Raises ValueError when a length doesn't fit or a block is damaged."""
+
+def lossless_multiply(
+    instruction_set: str,
+    parts: LosslessParts,
+    rows: tuple[int, int],
+    x: Buffer,
+    bias: Buffer,
+    y: Buffer,
+    dtype: str,
+    count: int,
+    threads: int,
+) -> None:
+    """Write x @ weight[rows].T + bias to `y`. Raises ValueError when a length doesn't fit or a block is damaged."""
+
+def lossless_count(values: Buffer, dtype: str, counts: Buffer, threads: int) -> None:
+    """Add how often each plane of `values` has each byte to `counts`, int64 [planes, 256]."""
+
+def lossless_table(counts: Buffer, dtype: str, table: Buffer) -> None:
+    """Write the table that suits these counts."""
+
+def lossless_encode(
+    values: Buffer, dtype: str, rows: int, columns: int, table: Buffer, payload: Buffer, sizes: Buffer, threads: int
+) -> int:
+    """Encode values [rows, columns] into consecutive blocks, whose bytes go to `sizes`, int64 [panels, blocks].
+
+    Returns the bytes written to `payload`. Raises ValueError when a length doesn't fit.
+    """
+
 class Parts:
     """A weight in fixed-rate tiles."""
 

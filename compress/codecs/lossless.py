@@ -1,23 +1,32 @@
-"""Encoder of `lossless`: byte planes of each panel, each through zstd unless that makes it longer."""
+"""Encoder of `lossless`: one table a tensor from the counts of all its bytes, then block by block, natively.
+
+Version 1 is written where it is asked for: byte planes of each panel, each through zstd unless that makes it longer.
+"""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-import zstandard
 
-from tilepress.compress.codecs.panels import as_matrix
-from tilepress.kernels import PANEL_ROWS, Encoded
-from tilepress.kernels.layout.lossless import LosslessParams
-from tilepress.kernels.layout.offsets import payload_parts
-
-_LONG_MATCHES_ONLY = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_FAST, min_match=7, window_log=14, hash_log=6, chain_log=6, search_log=1, target_length=0
+from tilepress.compress.codecs.lossless_version1 import encode_version1
+from tilepress.compress.codecs.panels import as_matrix, runs
+from tilepress.kernels import PANEL_ROWS, BackendError, Encoded
+from tilepress.kernels.encoded import bytes_of
+from tilepress.kernels.layout.lossless import (
+    BLOCK_COLUMNS,
+    PLANE_WIDTHS,
+    LosslessParams,
+    most_block_bytes,
+    table_bytes,
 )
-"""Exponents have no order but an uneven distribution: zstd should spend its time on Huffman codes, not on matches.
+from tilepress.kernels.layout.offsets import aligned, offsets_length
 
-On trained bfloat16 weights this is smaller than level 9 and twice as fast as level 1.
-"""
+try:
+    from tilepress.kernels import _native
+    from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+except ImportError:
+    _HAS_NATIVE = False
+else:
+    _HAS_NATIVE = True
 
 
 def encode(weight: torch.Tensor, params: LosslessParams) -> Encoded:
@@ -25,17 +34,61 @@ def encode(weight: torch.Tensor, params: LosslessParams) -> Encoded:
 
     Raises:
         CodecError: a dtype that can't be compressed.
+        BackendError: version 2 where the native kernels are not built.
     """
-    matrix = as_matrix(weight).contiguous()
-    size = weight.dtype.itemsize
-    compressor = zstandard.ZstdCompressor(compression_params=_LONG_MATCHES_ONLY)
-    planes: list[bytes] = []
-    for first in range(0, matrix.shape[0], PANEL_ROWS):
-        panel = matrix[first : first + PANEL_ROWS].reshape(-1).view(torch.int16 if size == 2 else torch.int32)
-        bits = panel.numpy().view("<u2" if size == 2 else "<u4")
-        turned = (bits << 1) | (bits >> (8 * size - 1))
-        for plane in turned.view(np.uint8).reshape(-1, size).T:
-            raw = plane.tobytes()
-            frame = compressor.compress(raw)
-            planes.append(frame if len(frame) < len(raw) else raw)
-    return Encoded(params, tuple(weight.shape), weight.dtype, payload_parts(planes))
+    matrix = as_matrix(weight)
+    if params.version == 1:
+        parts = encode_version1(matrix)
+    elif _HAS_NATIVE:
+        parts = _encode(matrix)
+    else:
+        raise BackendError("codec lossless needs the native kernels to compress; they are not built here")
+    return Encoded(params, tuple(weight.shape), weight.dtype, parts)
+
+
+def _encode(matrix: torch.Tensor) -> dict[str, torch.Tensor]:
+    table = _table(matrix)
+    blocks = -(-matrix.shape[1] // BLOCK_COLUMNS)
+    payload = bytearray()
+    sizes = []
+    for run in runs(matrix):
+        rows, columns = run.shape
+        count = -(-rows // PANEL_ROWS) * blocks
+        most = most_block_bytes(run.dtype, PANEL_ROWS * min(columns, BLOCK_COLUMNS))
+        room = torch.empty(count * most, dtype=torch.uint8)
+        run_sizes = torch.empty(count, dtype=torch.int64)
+        values = run.contiguous()
+        written = _native.lossless_encode(
+            buffer(values),
+            DTYPE_NAMES[run.dtype],
+            rows,
+            columns,
+            buffer(table),
+            buffer(room),
+            buffer(run_sizes),
+            torch.get_num_threads(),
+        )
+        payload += bytes_of(room[:written])
+        sizes.append(run_sizes)
+    return {"payload": _padded(payload), "offsets": _offsets(sizes), "table": table}
+
+
+def _table(matrix: torch.Tensor) -> torch.Tensor:
+    name = DTYPE_NAMES[matrix.dtype]
+    counts = torch.zeros(len(PLANE_WIDTHS[matrix.dtype]), 256, dtype=torch.int64)
+    for run in runs(matrix):
+        values = run.contiguous()
+        _native.lossless_count(buffer(values), name, buffer(counts), torch.get_num_threads())
+    table = torch.empty(table_bytes(matrix.dtype), dtype=torch.uint8)
+    _native.lossless_table(buffer(counts), name, buffer(table))
+    return table
+
+
+def _padded(payload: bytearray) -> torch.Tensor:
+    payload += bytes(aligned(len(payload)) - len(payload))
+    return torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
+
+
+def _offsets(sizes: list[torch.Tensor]) -> torch.Tensor:
+    ends = torch.cat([torch.zeros(1, dtype=torch.int64), *sizes]).cumsum(0)
+    return torch.cat([ends, ends[-1:].expand(offsets_length(len(ends) - 1) - len(ends))])

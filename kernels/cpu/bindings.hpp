@@ -5,6 +5,7 @@
 
 namespace tilepress {
 
+void bind_lossless(nanobind::module_& module);
 void bind_sz(nanobind::module_& module);
 void bind_tile_encoders(nanobind::module_& module);
 void bind_tiles(nanobind::module_& module);

@@ -88,12 +88,12 @@ def matmul(x: torch.Tensor, weight: NativeWeight, bias: torch.Tensor | None, row
     Raises:
         CodecError: parts or a bias that don't fit the weight's shape.
     """
-    batch, height = x.shape[:-1], rows[1] - rows[0]
-    y = x.new_empty((*batch, height))
+    batch = x.shape[:-1]
     count = batch.numel()
     if count > _native.MOST_VECTORS:
-        _multiply_many(x.reshape(count, x.shape[-1]), weight, bias, rows, y.view(count, height))
-    elif count:
+        return matmul_by_blocks(x, weight.decode_into, bias, rows)
+    y = x.new_empty((*batch, rows[1] - rows[0]))
+    if count:
         vectors = x.contiguous()
         addend = None if bias is None else _in_main_memory(bias).to(x.dtype).contiguous()
         weight.multiply(rows, buffer(vectors), buffer(addend), buffer(y), DTYPE_NAMES[x.dtype], count)
@@ -106,15 +106,22 @@ def _in_main_memory(bias: torch.Tensor) -> torch.Tensor:
     return bias
 
 
-def _multiply_many(
-    vectors: torch.Tensor, weight: NativeWeight, bias: torch.Tensor | None, rows: tuple[int, int], y: torch.Tensor
-) -> None:
-    columns = vectors.shape[1]
+def matmul_by_blocks(
+    x: torch.Tensor,
+    decode_into: Callable[[torch.Tensor, tuple[int, int], tuple[int, int]], None],
+    bias: torch.Tensor | None,
+    rows: tuple[int, int],
+) -> torch.Tensor:
+    """As `matmul`, for any number of rows of x: PyTorch's matmul with one block of decoded rows after the other."""
+    columns, height = x.shape[-1], rows[1] - rows[0]
+    vectors = x.reshape(x.shape[:-1].numel(), columns)
+    y = x.new_empty((vectors.shape[0], height))
     step = max(1, BLOCK_VALUES // max(1, columns) // PANEL_ROWS) * PANEL_ROWS
-    block = torch.empty(min(step, rows[1] - rows[0]), columns, dtype=vectors.dtype)
+    block = torch.empty(min(step, height), columns, dtype=x.dtype)
     for first in range(rows[0], rows[1], step):
         last = min(first + step, rows[1])
         values = block[: last - first]
-        weight.decode_into(values, (first, last), (0, columns))
+        decode_into(values, (first, last), (0, columns))
         piece = slice(first - rows[0], last - rows[0])
         y[:, piece] = torch.nn.functional.linear(vectors, values, None if bias is None else bias[piece].to(y.dtype))
+    return y.view(*x.shape[:-1], height)

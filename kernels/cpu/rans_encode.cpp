@@ -76,10 +76,23 @@ RansEncoder::RansEncoder(const RansModel& model) {
     for (int entry = 0; entry < kRansEntries; ++entry) {
         const std::uint32_t frequency = model.frequencies[entry];
         if (frequency == 0) continue;
-        codes_[model.symbols[entry]] = {frequency, model.starts[entry], ((1u << 24) + frequency - 1) / frequency,
-                                        frequency << 8};
-        if (frequency > codes_[stand_in_].frequency) stand_in_ = model.symbols[entry];
+        codes_[model.symbols[entry]] = {frequency << 8, ((1u << 24) + frequency - 1) / frequency, 256 - frequency,
+                                        model.starts[entry]};
+        if (frequency << 8 > codes_[stand_in_].limit) stand_in_ = model.symbols[entry];
     }
+}
+
+// Put a symbol into a lane's state, which gives a byte away if it has no room. Returns where the bytes begin now.
+inline std::uint8_t* RansEncoder::push(const Code& code, std::uint32_t& state, std::uint8_t* to) {
+    // Without a branch, which nothing could predict.
+    const std::uint32_t before = state;
+    const bool is_large = before >= code.limit;
+    to[-1] = static_cast<std::uint8_t>(before);
+    const std::uint32_t x = is_large ? before >> 8 : before;
+    // 256 (x / frequency) + x % frequency + start
+    const auto quotient = static_cast<std::uint32_t>(std::uint64_t{x} * code.reciprocal >> 24);
+    state = x + quotient * code.complement + code.start;
+    return to - is_large;
 }
 
 std::uint8_t* RansEncoder::encode(const std::uint8_t* symbols, std::int64_t count, const std::uint8_t* cargo,
@@ -87,17 +100,11 @@ std::uint8_t* RansEncoder::encode(const std::uint8_t* symbols, std::int64_t coun
     std::uint32_t states[kRansLanes];
     for (int lane = 0; lane < kRansLanes; ++lane) states[lane] = 256u + cargo[lane];
     std::uint8_t* to = room + kRansStateBytes + count;
-    for (std::int64_t i = count - 1; i >= 0; --i) {
-        const Code& code = codes_[symbols[i]];
-        std::uint32_t x = states[i % kRansLanes];
-        // Without a branch, which nothing could predict.
-        const std::uint32_t is_large = x >= code.limit;
-        to[-1] = static_cast<std::uint8_t>(x);
-        to -= is_large;
-        x >>= 8 * is_large;
-        const auto quotient = static_cast<std::uint32_t>(std::uint64_t{x} * code.reciprocal >> 24);
-        states[i % kRansLanes] = (quotient << 8) + code.start + x - quotient * code.frequency;
-    }
+    std::int64_t i = count;
+    for (; i % kRansLanes != 0; --i) to = push(codes_[symbols[i - 1]], states[(i - 1) % kRansLanes], to);
+    for (; i > 0; i -= kRansLanes)
+        for (int lane = kRansLanes - 1; lane >= 0; --lane)
+            to = push(codes_[symbols[i - kRansLanes + lane]], states[lane], to);
     to -= kRansStateBytes;
     for (int lane = 0; lane < kRansLanes; ++lane) {
         to[lane] = static_cast<std::uint8_t>(states[lane]);

@@ -18,7 +18,7 @@ class RansEncoder {
 public:
     explicit RansEncoder(const RansModel& model);
 
-    bool has_entry(std::uint8_t symbol) const { return codes_[symbol].frequency != 0; }
+    bool has_entry(std::uint8_t symbol) const { return codes_[symbol].limit != 0; }
     // The symbol that stands for those without an entry.
     std::uint8_t stand_in() const { return stand_in_; }
 
@@ -29,11 +29,13 @@ public:
 
 private:
     struct Code {
-        std::uint32_t frequency;
-        std::uint32_t start;
+        std::uint32_t limit;       // 256 times the frequency: a state that is not below it gives a byte away first
         std::uint32_t reciprocal;  // of the frequency, times 2^24, rounded up: exact for 16-bit dividends
-        std::uint32_t limit;       // a state that is not below it gives a byte away first
+        std::uint32_t complement;  // 256 less the frequency
+        std::uint32_t start;
     };
+    static std::uint8_t* push(const Code& code, std::uint32_t& state, std::uint8_t* to);
+
     Code codes_[256] = {};
     std::uint8_t stand_in_ = 0;
 };
