@@ -45,8 +45,9 @@ fuzz: $(READY)
 	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_SECONDS)
 
 bench: $(READY)
-	@echo "== bench: kernels, then peak memory of conversions"
+	@echo "== bench: kernels, lossless coders, then peak memory of conversions"
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/lossless.py
 	$(BIN)/python benchmarks/memory.py
 
 lint: $(READY)
