@@ -34,3 +34,6 @@ MORE_SPECS_OF: Mapping[str, tuple[str, ...]] = {
     "fp8": ("fp8:group=64", "fp8:format=e5m2,group=0"),
 }
 """Further ones, for the sweeps that take longer."""
+
+ROTATING = ("trellis",)
+"""Codecs whose products rotate x and round it again: an error is as large as the norms say, not the single products."""
