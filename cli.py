@@ -153,10 +153,20 @@ def compress(
     max_shard_size: Annotated[str, typer.Option(help="Size of a shard, as 500MB or 5GB.")] = "5GB",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished conversion away.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text of the kind that the model is for: a better result.")
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Most tokens of that text to use. Default: 16384.")
+    ] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the text's statistics are looked for, and kept.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Compress a checkpoint. Run it again after an interruption: it goes on where it stopped."""
+    from tilepress.compress.calibration.calibration import DEFAULT_CALIBRATION_TOKENS, Calibration
     from tilepress.compress.pipeline import Progress as Step
     from tilepress.compress.pipeline import run_plan
     from tilepress.compress.plan import make_plan
@@ -166,7 +176,14 @@ def compress(
 
     rules = Recipe.read(recipe) if recipe is not None else None
     checkpoint = open_checkpoint(source)
-    plan = make_plan(checkpoint, codec, rules, embeddings, parse_size(max_shard_size))
+    prepared = None
+    if calibration is not None:
+        tokens = calibration_tokens or DEFAULT_CALIBRATION_TOKENS
+        prepared = Calibration.prepare(checkpoint, calibration, tokens, statistics)
+    elif calibration_tokens is not None or statistics is not None:
+        _fail("--calibration-tokens and --statistics belong to --calibration; name a text", BAD_INPUT)
+    stage = prepared.stage if prepared else None
+    plan = make_plan(checkpoint, codec, rules, embeddings, parse_size(max_shard_size), stage)
     if not quiet:
         for note in plan.notes:
             typer.echo(f"note: {note}", err=True)
@@ -179,7 +196,9 @@ def compress(
             what = step.name or f"(resuming, {_megabytes(step.resumed_bytes)} were done)"
             show(step.done_bytes, step.total_bytes, what)
 
-        result = run_plan(checkpoint, plan, destination, workers=workers, restart=restart, report=report)
+        result = run_plan(
+            checkpoint, plan, destination, workers=workers, restart=restart, calibration=prepared, report=report
+        )
     if as_json:
         fields = vars(result) | {"path": str(result.path)}
         _print_json(fields)

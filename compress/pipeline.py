@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tilepress.compress.codecs import encode
+from tilepress.compress.calibration.calibration import DEFAULT_CALIBRATION_TOKENS, Calibration
+from tilepress.compress.calibration.calibration import FOLDER as CALIBRATION_FOLDER
+from tilepress.compress.calibration.statistics import Statistics
+from tilepress.compress.codecs import encode, uses_statistics
 from tilepress.compress.plan import Plan, PlannedTensor, make_plan
 from tilepress.compress.recipe import Recipe
 from tilepress.formats.checkpoint import Checkpoint, open_checkpoint
@@ -76,6 +80,9 @@ def compress(
     workers: int | None = None,
     max_shard_bytes: int = 5_000_000_000,
     restart: bool = False,
+    calibration: str | Path | None = None,
+    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+    statistics: str | Path | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Conversion:
     """Write a compressed checkpoint.
@@ -92,6 +99,9 @@ def compress(
         workers: tensors that are encoded at the same time; as many as there are processors, at most 4, when left out.
         max_shard_bytes: predicted size at which a new shard is begun.
         restart: throw an unfinished conversion away instead of resuming it.
+        calibration: a text in UTF-8 of the kind that the model is meant for; without one, weights are just rounded.
+        calibration_tokens: most tokens of that text to use.
+        statistics: folder in which the calibration's statistics are looked for, and kept for other conversions.
         report: called after every tensor.
 
     Raises:
@@ -99,8 +109,14 @@ def compress(
     """
     checkpoint = open_checkpoint(source)
     rules = Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe
-    plan = make_plan(checkpoint, codec, rules, embeddings, max_shard_bytes)
-    return run_plan(checkpoint, plan, Path(destination), workers=workers, restart=restart, report=report)
+    prepared = None
+    if calibration is not None:
+        folder = Path(statistics) if statistics is not None else None
+        prepared = Calibration.prepare(checkpoint, calibration, calibration_tokens, folder)
+    plan = make_plan(checkpoint, codec, rules, embeddings, max_shard_bytes, prepared.stage if prepared else None)
+    return run_plan(
+        checkpoint, plan, Path(destination), workers=workers, restart=restart, calibration=prepared, report=report
+    )
 
 
 def run_plan(
@@ -110,9 +126,10 @@ def run_plan(
     *,
     workers: int | None = None,
     restart: bool = False,
+    calibration: Calibration | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Conversion:
-    """Carry out a plan; arguments and errors as for `compress`."""
+    """Carry out a plan, which must have been made for `calibration`; arguments and errors as for `compress`."""
     workers = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
     if workers < 1:
         raise RecipeError(f"workers={workers}: at least one is needed")
@@ -120,6 +137,8 @@ def run_plan(
     require_apart(checkpoint, destination)
     slots = [[tensor.slot for tensor in shard] for shard in plan.shards]
     identity = checkpoint.identity()
+    if calibration is not None:
+        identity += f" calibrated with {calibration.origin.text}"
     with ContainerWriter(destination, slots, identity, plan.summary, restart) as writer:
         sizes = {tensor.slot.name: tensor for tensor in plan.tensors}
         remaining = [sizes[slot.name] for slot in writer.remaining()]
@@ -129,11 +148,13 @@ def run_plan(
         done = resumed
         if report and resumed:
             report(Progress("", None, done, total, resumed))
-        for tensor, (encoded, error) in _encode_all(checkpoint, remaining, workers):
-            record = writer.write(tensor.slot, encoded, error)
-            done += tensor.source_bytes
-            if report:
-                report(Progress(tensor.slot.name, record, done, total, resumed))
+        for tensors, statistics in _stages(checkpoint, remaining, writer, calibration):
+            for tensor, (encoded, error) in _encode_all(checkpoint, tensors, statistics, workers):
+                record = writer.write(tensor.slot, encoded, error)
+                done += tensor.source_bytes
+                if report:
+                    report(Progress(tensor.slot.name, record, done, total, resumed))
+        shutil.rmtree(writer.folder / CALIBRATION_FOLDER, ignore_errors=True)
         companions = {str(path): checkpoint.path / path for path in checkpoint.companions()}
         writer.finish(_config_with_dtype(checkpoint), companions)
         count = writer.resumed
@@ -161,8 +182,32 @@ def require_apart(checkpoint: Checkpoint, destination: Path) -> None:
         raise RecipeError(f"{destination}: lies in the source's folder; choose a place outside of {checkpoint.path}")
 
 
+def _stages(
+    checkpoint: Checkpoint,
+    remaining: Sequence[PlannedTensor],
+    writer: ContainerWriter,
+    calibration: Calibration | None,
+) -> Iterator[tuple[Sequence[PlannedTensor], Mapping[str, Statistics]]]:
+    """Tensors that can be encoded side by side, with the statistics for them; those before must be written by then."""
+    if calibration is None:
+        yield remaining, {}
+        return
+
+    def read(name: str) -> torch.Tensor:
+        written = writer.read(name)
+        return checkpoint.tensor(name) if written is None else written
+
+    run = calibration.begin(writer.folder, checkpoint.tensor, read)
+    for stage, group in groupby(remaining, key=lambda tensor: calibration.stage(tensor.slot.name)):
+        tensors = list(group)
+        yield (
+            tensors,
+            run.statistics(stage, [one.slot.name for one in tensors if uses_statistics(one.slot.params)]),
+        )
+
+
 def _encode_all(
-    checkpoint: Checkpoint, tensors: Sequence[PlannedTensor], workers: int
+    checkpoint: Checkpoint, tensors: Sequence[PlannedTensor], statistics: Mapping[str, Statistics], workers: int
 ) -> Iterator[tuple[PlannedTensor, tuple[Encoded, Error]]]:
     """Encode with `workers` threads, at most so many tensors ahead, and yield in order."""
     waiting: deque[tuple[PlannedTensor, Future[tuple[Encoded, Error]]]] = deque()
@@ -172,7 +217,7 @@ def _encode_all(
                 if len(waiting) == workers:
                     first, future = waiting.popleft()
                     yield first, future.result()
-                waiting.append((tensor, pool.submit(_encode_one, checkpoint, tensor)))
+                waiting.append((tensor, pool.submit(_encode_one, checkpoint, tensor, statistics.get(tensor.slot.name))))
             while waiting:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -181,12 +226,12 @@ def _encode_all(
                 future.cancel()
 
 
-def _encode_one(checkpoint: Checkpoint, tensor: PlannedTensor) -> tuple[Encoded, Error]:
+def _encode_one(checkpoint: Checkpoint, tensor: PlannedTensor, statistics: Statistics | None) -> tuple[Encoded, Error]:
     slot = tensor.slot
     weight = checkpoint.tensor(slot.name)
     weight = weight.T if slot.transposed else weight
     try:
-        encoded = encode(weight, slot.params)
+        encoded = encode(weight, slot.params, statistics)
         return encoded, measure_error(weight, encoded)
     except CodecError as problem:
         raise CodecError(f"{checkpoint.path}, tensor {slot.name}: {problem}") from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tilepress.compress.codecs import encode
+from tilepress.compress.codecs import encode, uses_statistics
 from tilepress.compress.recipe import SMALLEST, Recipe
 from tilepress.compress.roles import Placement, Role, placements
 from tilepress.formats.checkpoint import Checkpoint, TensorInfo
@@ -79,8 +79,11 @@ def make_plan(
     recipe: Recipe | None = None,
     embeddings: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    stage: Callable[[str], int] | None = None,
 ) -> Plan:
     """Resolve a codec or a recipe for one checkpoint.
+
+    With `stage`, which gives the stage of calibration of a tensor, tensors are written in the order of their stages.
 
     Without a recipe the matrices of the blocks get `codec`; embeddings and head get `embeddings`, which is by default
     the same codec if that one keeps a promise about each value, else 8-bit integers. Norms, biases, routers and all
@@ -100,6 +103,12 @@ def make_plan(
         choose = _by_role(codec or DEFAULT_CODEC, embeddings, places)
         notes = []
     planned = [_plan_tensor(checkpoint, info, choose(name), places[name]) for name, info in checkpoint.infos.items()]
+    if stage is None:
+        blocks = (tensor for tensor in planned if places[tensor.slot.name].role is Role.BLOCK)
+        if any(uses_statistics(tensor.slot.params) for tensor in blocks):
+            notes.append("with --calibration FILE, a text, the same size would be more accurate")
+    else:
+        planned.sort(key=lambda tensor: stage(tensor.slot.name))
     if all(tensor.slot.params.codec == "none" for tensor in planned) and not _asks_for_none(codec, recipe):
         raise RecipeError(f"{checkpoint.path}: the recipe leaves every tensor as it is; nothing would be compressed")
     return Plan(_shards(planned, max_shard_bytes), notes)

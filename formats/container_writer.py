@@ -21,12 +21,12 @@ import xxhash
 from tilepress.formats.atomic_folder import explained_os_errors, partial_folder, publish
 from tilepress.formats.container import HEADER_CHECKSUMS, QUANT_METHOD, header_checksum
 from tilepress.formats.journal import Journal, Written
-from tilepress.formats.record import FORMAT_VERSION, Error, Record, container_metadata
+from tilepress.formats.record import FORMAT_VERSION, Error, Record, check_encoded, container_metadata
 from tilepress.formats.safetensors_header import read_header
 from tilepress.formats.safetensors_write import header_json, padded_header, room_for
 from tilepress.formats.sharding import CONFIG_NAME, INDEX_NAME, shard_name
 from tilepress.formats.tensor_info import TensorInfo
-from tilepress.kernels import Encoded, Params
+from tilepress.kernels import Encoded, FormatError, Params, decode
 from tilepress.kernels.encoded import bytes_of
 from tilepress.kernels.params import Shape
 
@@ -113,6 +113,25 @@ class ContainerWriter:
     def records(self) -> list[Record]:
         """The records of the tensors written so far."""
         return [written.record for written in self._journal.written]
+
+    def read(self, name: str) -> torch.Tensor | None:
+        """A tensor that has been written, decoded to its own shape, dtype and orientation; nothing if it hasn't been.
+
+        Raises:
+            FormatError: its parts are no longer what was written.
+        """
+        first = 0
+        for path, begin, shard in zip(self._paths(), self._begins, self._shards, strict=True):
+            for written in self._journal.written[first : first + len(shard)]:
+                if written.record.name == name:
+                    parts = _read_parts(path, begin, written)
+                    if parts is None or written.record.compute_checksum(parts) != written.record.checksum:
+                        raise FormatError(f"{path}, tensor {name}: has changed since it was written; pass --restart")
+                    dense = decode(check_encoded(written.record, parts, str(path)))
+                    return dense.T.contiguous() if written.record.transposed else dense
+                begin += _data_bytes(written)
+            first += len(shard)
+        return None
 
     def write(self, slot: Slot, encoded: Encoded, error: Error) -> Record:
         """Write the parts of the next slot.
@@ -263,6 +282,12 @@ def _fill_header(path: Path, begin: int, group: Sequence[Written]) -> int:
 
 def _is_whole(path: Path, begin: int, written: Written) -> bool:
     """Whether the bytes of a tensor that the journal names are in the shard."""
+    parts = _read_parts(path, begin, written)
+    return parts is not None and written.record.compute_checksum(parts) == written.record.checksum
+
+
+def _read_parts(path: Path, begin: int, written: Written) -> dict[str, torch.Tensor] | None:
+    """The parts of a tensor that the journal names; nothing if the shard ends before them."""
     parts = {}
     try:
         with open(path, "rb") as file:
@@ -270,8 +295,9 @@ def _is_whole(path: Path, begin: int, written: Written) -> bool:
             for part, info in zip(written.record.part_specs(), _part_infos(written), strict=True):
                 data = bytearray(file.read(info.size_bytes))
                 if len(data) != info.size_bytes:
-                    return False
-                parts[part] = torch.frombuffer(data or bytearray(1), dtype=torch.uint8)[: len(data)]
+                    return None
+                raw = torch.frombuffer(data or bytearray(1), dtype=torch.uint8)[: len(data)]
+                parts[part] = raw.view(info.dtype).view(info.shape)
     except OSError:
-        return False
-    return written.record.compute_checksum(parts) == written.record.checksum
+        return None
+    return parts

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers.core_model_loading import MergeModulelist
 
-from tilepress.formats.names import CheckpointNames
+from tilepress.formats.names import CheckpointNames, Target
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,14 @@ class Skeleton:
         self._names = CheckpointNames(model)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Skeleton | None:
-        """Build the skeleton, or nothing for an architecture that Transformers does not have."""
+    def of(cls, config: Mapping[str, Any], real_buffers: bool = False) -> Skeleton | None:
+        """Build the skeleton, or nothing for an architecture that Transformers does not have.
+
+        Args:
+            config: the checkpoint's config.json.
+            real_buffers: what the model computes for itself, as rotary embeddings, is in main memory: with weights
+                from elsewhere the model can then run, in float32.
+        """
         architectures = config.get("architectures") or []
         model_class = getattr(transformers, str(architectures[0]), None) if architectures else None
         if model_class is None or getattr(model_class, "config_class", None) is None:
@@ -50,11 +56,26 @@ class Skeleton:
         fields = {key: value for key, value in config.items() if key != "quantization_config"}
         try:
             parsed = model_class.config_class.from_dict(fields)
-            with torch.device("meta"):
-                model = model_class._from_config(parsed)
+            if real_buffers:
+                from accelerate import init_empty_weights  # Takes seconds to import, and few need it.
+
+                with init_empty_weights(include_buffers=False):
+                    model = model_class._from_config(parsed, dtype=torch.float32)
+            else:
+                with torch.device("meta"):
+                    model = model_class._from_config(parsed)
         except Exception:  # A config can break a model's constructor in any way; names are a good enough guide then.
             return None
         return cls(model)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Names in the model's state dict."""
+        return self._names.known
+
+    def target(self, name: str) -> Target:
+        """Where Transformers puts the checkpoint's tensor `name`."""
+        return self._names.target(name)
 
     def find(self, name: str) -> Place | None:
         """Place of the checkpoint's tensor `name`; nothing if the model has none for it."""

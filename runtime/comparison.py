@@ -13,12 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from tilepress.kernels import RecipeError, dtype_name
-from tilepress.runtime.base_logits import LogitsCache, logits_key
-from tilepress.runtime.entrants import Entrant
-from tilepress.runtime.evaluation import Accuracy, evaluate, predictions
-from tilepress.runtime.speed import measure_speed, resident_bytes
-from tilepress.runtime.text import (
+from tilepress.formats.text import (
     DEFAULT_TOKENS,
     DEFAULT_WINDOW,
     context_length,
@@ -26,6 +21,11 @@ from tilepress.runtime.text import (
     read_text,
     total_tokens,
 )
+from tilepress.kernels import RecipeError, dtype_name
+from tilepress.runtime.base_logits import LogitsCache, logits_key
+from tilepress.runtime.entrants import Entrant
+from tilepress.runtime.evaluation import Accuracy, evaluate, predictions
+from tilepress.runtime.speed import measure_speed, resident_bytes
 
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 """Dtype in which a model is run against itself to find the noise floor."""

@@ -17,7 +17,6 @@ from typing import Any, cast
 import torch
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,6 +29,7 @@ from tilepress.formats.container import QUANT_METHOD, Container
 from tilepress.formats.gguf_header import read_gguf_header
 from tilepress.formats.sharding import CONFIG_NAME, read_json_object
 from tilepress.formats.summary import summarise
+from tilepress.formats.text import first_line, load_tokenizer
 from tilepress.kernels import DTYPES, RecipeError
 from tilepress.runtime.loading import load
 
@@ -96,18 +96,7 @@ class Entrant:
         Raises:
             RecipeError: there is none that Transformers can load.
         """
-        reason = "none of its files is there"
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self._folder)
-            # Without files some versions of Transformers make an empty tokenizer, to which all text is unknown.
-            needed = tokenizer.vocab_files_names.values()
-            if not needed or any((self._folder / name).exists() for name in needed):
-                return tokenizer
-        except Exception as problem:  # Tokenizer classes raise whatever their files make them stumble over.
-            reason = _first_line(problem)
-        raise RecipeError(
-            f"{self.source}: has no tokenizer that Transformers can load ({reason}); save one into its folder"
-        )
+        return load_tokenizer(self._folder, self.source)
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the model for inference.
@@ -139,7 +128,7 @@ class Entrant:
             config: PretrainedConfig = AutoConfig.from_pretrained(self._folder)
         except Exception as problem:  # Config classes raise whatever a wrong value makes them stumble over.
             raise RecipeError(
-                f"{self.source}: has no config.json that Transformers can load ({_first_line(problem)})"
+                f"{self.source}: has no config.json that Transformers can load ({first_line(problem)})"
             ) from None
         expected = _model_class(config)
         named = next(iter(config.architectures or ()), None)
@@ -227,8 +216,3 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _first_line(problem: Exception) -> str:
-    lines = str(problem).strip().splitlines() or [""]
-    return f"{type(problem).__name__}: {lines[0]}"

@@ -16,9 +16,9 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from tilepress.formats.text import context_length
 from tilepress.kernels import RecipeError
 from tilepress.runtime.entrants import Entrant
-from tilepress.runtime.text import context_length
 
 
 def open_for_generation(container: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tilepress.runtime.text import context_length
+from tilepress.formats.text import context_length
 
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 32

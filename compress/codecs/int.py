@@ -6,19 +6,28 @@ affine      scale = (max - min) / (2^bits - 1) over the group's values and 0; ze
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
+from tilepress.compress.codecs.columns import Scales, feedback_run
 from tilepress.compress.codecs.groups import divide, encode_tiles, reduce_groups, round_scale, spread_groups
-from tilepress.kernels import Encoded
+from tilepress.kernels import Encoded, matrix_shape
 from tilepress.kernels.layout.int import IntParams
 
+USES_STATISTICS = True
 
-def encode(weight: torch.Tensor, params: IntParams) -> Encoded:
-    """Round to nearest, without calibration.
+
+def encode(weight: torch.Tensor, params: IntParams, statistics: Statistics | None = None) -> Encoded:
+    """Round to nearest, or with error feedback where statistics of the inputs are given.
 
     Raises:
         CodecError: NaN or infinite values, or a dtype that can't be compressed.
     """
+    if statistics is not None:
+        with_feedback = feedback_run(_Book(params), params.group, matrix_shape(tuple(weight.shape))[1], statistics)
+        return encode_tiles(weight, params, params.bits, with_feedback)
     top = (1 << params.bits) - 1
 
     def encode_run(values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -49,3 +58,31 @@ def _affine(values: torch.Tensor, params: IntParams) -> tuple[torch.Tensor, torc
     scale = round_scale(highest / top - lowest / top)
     zero_point = divide(-lowest, scale.float()).round_().clamp_(0, top)
     return scale, zero_point
+
+
+class _Book:
+    """The code as error feedback sees it; see `columns.ScaledCode`."""
+
+    def __init__(self, params: IntParams) -> None:
+        self._group = replace(params, group=0)
+        self._top = (1 << params.bits) - 1
+
+    def start(self, values: torch.Tensor) -> Scales:
+        scale, zero_point = (_symmetric if self._group.symmetric else _affine)(values.T, self._group)
+        scales = {"scales": scale[:, 0]}
+        if not self._group.symmetric:
+            scales["zero_points"] = zero_point[:, 0].to(torch.uint8)
+        return scales
+
+    def rescale(self, scales: Scales, factor: torch.Tensor | float) -> Scales:
+        return {**scales, "scales": (scales["scales"].float() * factor).bfloat16()}
+
+    def code(self, values: torch.Tensor, scales: Scales) -> torch.Tensor:
+        codes = divide(values, scales["scales"].float()).round_() + self._zero_point(scales)
+        return codes.clamp_(0, self._top).to(torch.uint8)
+
+    def decode(self, codes: torch.Tensor, scales: Scales) -> torch.Tensor:
+        return (codes.float() - self._zero_point(scales)) * scales["scales"].float()
+
+    def _zero_point(self, scales: Scales) -> torch.Tensor | float:
+        return float(self._top // 2 + 1) if self._group.symmetric else scales["zero_points"].float()

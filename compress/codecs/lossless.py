@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs.lossless_version1 import encode_version1
 from tilepress.compress.codecs.panels import as_matrix, runs
 from tilepress.kernels import PANEL_ROWS, BackendError, Encoded
@@ -29,7 +30,7 @@ else:
     _HAS_NATIVE = True
 
 
-def encode(weight: torch.Tensor, params: LosslessParams) -> Encoded:
+def encode(weight: torch.Tensor, params: LosslessParams, statistics: Statistics | None = None) -> Encoded:
     """Compress without any loss: NaN payloads, infinities, signed zeros and denormals come back bit for bit.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs.panels import as_matrix, require_finite, runs
 from tilepress.kernels import Encoded, decode
 from tilepress.kernels.cpu.zfp import encode_panels
@@ -17,7 +18,7 @@ from tilepress.kernels.layout.offsets import payload_parts
 from tilepress.kernels.layout.zfp import ZfpParams
 
 
-def encode(weight: torch.Tensor, params: ZfpParams) -> Encoded:
+def encode(weight: torch.Tensor, params: ZfpParams, statistics: Statistics | None = None) -> Encoded:
     """Compress each panel of 16 rows into a zfp stream of its own.
 
     Raises:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tilepress.formats.text import cut_windows, default_text, read_text, total_tokens
 from tilepress.kernels import RecipeError
 from tilepress.runtime.base_logits import LogitsCache, logits_key
 from tilepress.runtime.evaluation import evaluate, predictions
-from tilepress.runtime.text import cut_windows, default_text, read_text, total_tokens
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again. " * 20
 

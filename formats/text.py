@@ -1,4 +1,4 @@
-"""The text that models are compared on, and its tokens, cut into windows.
+"""The text that models are compared on or calibrated with, and its tokens, cut into windows.
 
     text -> tokens t0 t1 t2 ... -> windows [t0 ... t511] [t512 ... t1023] ..., the last one possibly shorter
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from tilepress.kernels import RecipeError
 
@@ -50,6 +50,34 @@ def default_text() -> str:
     from pydoc_data.topics import topics  # Half a megabyte that only this needs.
 
     return "\n\n".join(topics[key] for key in sorted(topics))
+
+
+def load_tokenizer(folder: Path, source: object) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies in a checkpoint's folder.
+
+    Args:
+        folder: of the checkpoint.
+        source: what the user calls the checkpoint, for the message.
+
+    Raises:
+        RecipeError: there is none that Transformers can load.
+    """
+    reason = "none of its files is there"
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        # Without files some versions of Transformers make an empty tokenizer, to which all text is unknown.
+        needed = tokenizer.vocab_files_names.values()
+        if not needed or any((folder / name).exists() for name in needed):
+            return tokenizer
+    except Exception as problem:  # Tokenizer classes raise whatever their files make them stumble over.
+        reason = first_line(problem)
+    raise RecipeError(f"{source}: has no tokenizer that Transformers can load ({reason}); save one into its folder")
+
+
+def first_line(problem: Exception) -> str:
+    """Kind and first line of an error of somebody else's code, for a sentence that says more."""
+    lines = str(problem).strip().splitlines() or [""]
+    return f"{type(problem).__name__}: {lines[0]}"
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -1,0 +1,185 @@
+"""Calibration of a conversion: stage by stage, each with the statistics of inputs that compressed weights have made.
+
+    stage 0: embeddings are coded  ->  the text's states in front of the first block
+    stage s: block s runs on them with its own weights, statistics are gathered, its tensors are coded,
+             it runs again with what they decode to  ->  the states in front of the next block
+    last:    the head, with statistics of what the last block gives
+
+The states in front of the current block are kept beside the unfinished container, so an interrupted conversion goes
+on at the block where it stopped. On one machine with one number of threads it then writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+from safetensors.torch import save_file
+
+from tilepress.compress.calibration.blocks import BlockModel, Read
+from tilepress.compress.calibration.moments import MomentCollector
+from tilepress.compress.calibration.statistics import Origin, Statistics, load_statistics, save_statistics
+from tilepress.formats.checkpoint import Checkpoint
+from tilepress.formats.safetensors_header import map_tensor, read_header
+from tilepress.formats.text import (
+    DEFAULT_WINDOW,
+    context_length,
+    cut_windows,
+    load_tokenizer,
+    read_text,
+    total_tokens,
+)
+
+DEFAULT_CALIBRATION_TOKENS = 32 * DEFAULT_WINDOW
+"""Tokens of the text that are used unless asked otherwise."""
+
+FOLDER = "calibration"
+"""Where states are kept, in the folder of an unfinished container."""
+
+_STATES = "states.safetensors"
+_STAGE = "stage"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A model and a text, ready to be run block by block.
+
+    Attributes:
+        model: of the checkpoint.
+        windows: int64 vectors of tokens.
+        origin: what tells its statistics from others.
+        statistics: folder in which statistics are looked for and kept; None to forget them.
+    """
+
+    model: BlockModel
+    windows: Sequence[torch.Tensor]
+    origin: Origin
+    statistics: Path | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        checkpoint: Checkpoint,
+        text: str | Path,
+        tokens: int = DEFAULT_CALIBRATION_TOKENS,
+        statistics: Path | None = None,
+    ) -> Calibration:
+        """Cut a text into windows for a checkpoint.
+
+        Args:
+            checkpoint: of a model that predicts tokens, with its tokenizer beside it.
+            text: a file in UTF-8.
+            tokens: most tokens to use.
+            statistics: folder of statistics to use where they are there, and to keep them in.
+
+        Raises:
+            RecipeError: no such text, no tokenizer, or a model that can't be run block by block.
+        """
+        model = BlockModel(checkpoint)
+        window = min(DEFAULT_WINDOW, context_length(model.config) or DEFAULT_WINDOW)
+        windows = cut_windows(load_tokenizer(checkpoint.path, checkpoint.path), read_text(text), tokens, window)
+        digest = xxhash.xxh3_128()
+        for one in windows:
+            digest.update(len(one).to_bytes(8, "little") + one.numpy().tobytes())
+        origin = Origin(checkpoint.identity(), digest.hexdigest(), total_tokens(windows))
+        return cls(model, windows, origin, statistics)
+
+    def stage(self, name: str) -> int:
+        """When a tensor of the checkpoint is coded; see `blocks`."""
+        return self.model.stage(name)
+
+    def begin(self, folder: Path, original: Read, written: Read) -> CalibrationRun:
+        """Begin, or go on with, the calibration of one conversion.
+
+        Args:
+            folder: of the unfinished container.
+            original: gives a tensor as the checkpoint has it.
+            written: gives a tensor of a finished stage as it decodes.
+        """
+        return CalibrationRun(self, folder / FOLDER, original, written)
+
+
+class CalibrationRun:
+    """The calibration of one conversion, which asks for stages in rising order."""
+
+    def __init__(self, calibration: Calibration, folder: Path, original: Read, written: Read) -> None:
+        """Keep the states in `folder`."""
+        self._calibration = calibration
+        self._model = calibration.model
+        self._folder = folder
+        self._original = original
+        self._written = written
+        self._reached = 0
+        self._states: list[torch.Tensor] = []
+
+    def statistics(self, stage: int, names: Collection[str]) -> dict[str, Statistics]:
+        """Statistics of the layers whose weights are the tensors `names`, all of one stage, whose turn it is.
+
+        Tensors that are no linear layer's weight, or whose layer is never called, are left out.
+        """
+        layers = {name: layer for name in names if (layer := self._model.layer(name)) is not None}
+        if not layers:
+            return {}
+        kept = self._calibration.statistics
+        path = kept / f"stage-{stage:04d}.safetensors" if kept is not None else None
+        if path is not None and path.exists():
+            found = load_statistics(path, self._calibration.origin)
+            if layers.keys() <= found.keys():
+                return {name: found[name] for name in layers}
+        self._advance(stage)
+        with MomentCollector(layers) as collector:
+            if stage <= self._model.count:
+                with self._model.loaded(stage, self._original):
+                    self._each(lambda states: self._model.run(stage, states))
+            else:
+                self._model.leave(self._calibration.windows, self._states, self._outside)
+        gathered = collector.statistics()
+        if path is not None:
+            save_statistics(path, gathered, self._calibration.origin)
+        return gathered
+
+    def _advance(self, stage: int) -> None:
+        """Bring the states in front of a stage, through the blocks before it as they are coded."""
+        if not self._reached:
+            self._model.prepare(self._calibration.windows, self._outside)
+            self._resume(stage)
+        if not self._reached:
+            self._states = self._model.enter(self._calibration.windows, self._outside)
+            self._reached = 1
+        if self._reached == stage:
+            return
+        while self._reached < stage:
+            with self._model.loaded(self._reached, self._written):
+                self._states = self._each(lambda states: self._model.run(self._reached, states))
+            self._reached += 1
+        self._keep()
+
+    def _outside(self, name: str) -> torch.Tensor:
+        """A tensor outside of the blocks: those of the last stage count as not coded yet, even if some are."""
+        return self._written(name) if self._calibration.stage(name) == 0 else self._original(name)
+
+    def _each(self, run: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        return [run(states) for states in self._states]
+
+    def _keep(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self._folder / (_STATES + ".partial")
+        tensors = {str(number): states.contiguous() for number, states in enumerate(self._states)}
+        save_file(tensors, unfinished, {_STAGE: str(self._reached)})
+        os.replace(unfinished, self._folder / _STATES)
+
+    def _resume(self, stage: int) -> None:
+        """Take up states that an earlier run has kept, if they are not beyond `stage`."""
+        path = self._folder / _STATES
+        if not path.exists():
+            return
+        header = read_header(path)
+        kept = int(header.metadata[_STAGE])
+        if kept <= stage and len(header.entries) == len(self._calibration.windows):
+            entries = (header.entries[str(number)] for number in range(len(header.entries)))
+            self._states = [map_tensor(path, entry).clone() for entry in entries]
+            self._reached = kept

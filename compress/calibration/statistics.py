@@ -1,0 +1,144 @@
+"""Second moments of a linear layer's inputs, H = mean over tokens of x x^T, and the file that keeps them.
+
+A change D of the layer's weight moves its outputs by trace(D H D^T) a token on average. Encoders that see H can let
+the columns still to be coded make up for the error of those that are (see `error_feedback`).
+
+A statistics file is a safetensors file: a float32 matrix [columns, columns] a layer, and in `__metadata__` under
+`tilepress_statistics` the JSON
+
+    {"version": 1, "source": <identity of the checkpoint>, "text": <xxh3-128 of the tokens>, "tokens": 16384,
+     "layers": {<tensor of the checkpoint>: <name of its matrix in this file>, ...}}
+
+since layers with the same input (the projections of an attention) share one matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tilepress.formats.safetensors_header import map_tensor, read_header
+from tilepress.kernels import FormatError, RecipeError
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to it, so that a matrix of few tokens can be inverted."""
+
+_KEY = "tilepress_statistics"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of the inputs of one layer, or of several that share their input.
+
+    Attributes:
+        moments: float32 [columns, columns], mean of x x^T over all tokens.
+    """
+
+    moments: torch.Tensor
+
+    @property
+    def columns(self) -> int:
+        """Length of an input."""
+        return self.moments.shape[0]
+
+    @cached_property
+    def factor(self) -> torch.Tensor:
+        """Upper triangular U with H^-1 = U^T U, H damped; float32, computed in float64.
+
+        With J the matrix that reverses an order and L the Cholesky factor of J H J, H = V V^T for the upper triangular
+        V = J L J, hence U = V^-1.
+        """
+        damped = self.moments.double()
+        mean = damped.diagonal().mean()
+        damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+        reversed_lower = torch.linalg.cholesky(damped.flip(0, 1))
+        identity = torch.eye(len(damped), dtype=torch.float64)
+        factor: torch.Tensor = torch.linalg.solve_triangular(reversed_lower.flip(0, 1), identity, upper=True).float()
+        return factor
+
+    @property
+    def feedback_gain(self) -> float:
+        """Share of white noise's output error that is left when the noise is fed back, at most 1.
+
+        The error of column j that no later column can make up for is e_j^2 / U_jj^2, without feedback e_j^2 H_jj.
+        """
+        left = self.factor.double().diagonal().pow(-2).mean()
+        mean = float(self.moments.double().diagonal().mean())
+        return float(left) / (mean * (1 + DAMPING)) if mean > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What statistics were gathered from.
+
+    Attributes:
+        source: identity of the checkpoint.
+        text: digest of the tokens.
+        tokens: their number.
+    """
+
+    source: str
+    text: str
+    tokens: int
+
+
+def save_statistics(path: Path, statistics: Mapping[str, Statistics], origin: Origin) -> None:
+    """Write a statistics file so that it is whole or not there."""
+    owners: dict[int, str] = {}
+    layers = {name: owners.setdefault(id(one.moments), name) for name, one in statistics.items()}
+    tensors = {owner: statistics[owner].moments.contiguous() for owner in owners.values()}
+    fields = {"version": _VERSION, **asdict(origin), "layers": layers}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    save_file(tensors, unfinished, {_KEY: json.dumps(fields)})
+    os.replace(unfinished, path)
+
+
+def load_statistics(path: Path, origin: Origin) -> dict[str, Statistics]:
+    """Read a statistics file back: tensor of the checkpoint -> statistics.
+
+    Raises:
+        FormatError: the file is damaged or holds something else.
+        RecipeError: the statistics come from another checkpoint or text.
+    """
+    header = read_header(path)
+    fields = _fields(header.metadata.get(_KEY), path)
+    found = Origin(fields["source"], fields["text"], fields["tokens"])
+    if found != origin:
+        what = "checkpoint" if found.source != origin.source else "text"
+        raise RecipeError(f"{path}: holds statistics of another {what}; name another place, or delete the file")
+    shared: dict[str, Statistics] = {}
+    for name, entry in header.entries.items():
+        if entry.dtype != torch.float32 or len(entry.shape) != 2 or entry.shape[0] != entry.shape[1]:
+            raise FormatError(f"{path}, tensor {name}: is no square matrix in float32; gather the statistics again")
+        shared[name] = Statistics(map_tensor(path, entry))
+    try:
+        return {name: shared[owner] for name, owner in fields["layers"].items()}
+    except KeyError as missing:
+        raise FormatError(f"{path}: has no tensor {missing}; gather the statistics again") from None
+
+
+def _fields(text: str | None, path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(text or "")
+        layers = fields["layers"]
+        whole = (
+            fields["version"] == _VERSION
+            and type(fields["tokens"]) is int
+            and all(isinstance(fields[key], str) for key in ("source", "text"))
+            and all(isinstance(owner, str) for owner in layers.values())
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise FormatError(f"{path}: holds no statistics that this version can read; gather them again")
+    return dict(fields)
