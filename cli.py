@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -147,6 +147,16 @@ def compress(
             help="Codec spec for embeddings and head. Default: int:bits=8, or the codec if it is exact or bounded."
         ),
     ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of the result, as 100MB, instead of --codec.")
+    ] = None,
+    bits: Annotated[float | None, typer.Option(help="Most bits per weight, instead of --codec.")] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Most KL divergence from the original, nats a token, instead of --codec.")
+    ] = None,
+    codecs: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Codecs that may be chosen for a budget, as int,trellis.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Tensors encoded at the same time. Default: processors, at most 4.")
     ] = None,
@@ -166,6 +176,9 @@ def compress(
     quiet: QuietOption = False,
 ) -> None:
     """Compress a checkpoint. Run it again after an interruption: it goes on where it stopped."""
+    from tilepress.compress.budget.budget import Budget
+    from tilepress.compress.budget.candidates import competing
+    from tilepress.compress.budget.conversion import BudgetCompressor
     from tilepress.compress.calibration.calibration import DEFAULT_CALIBRATION_TOKENS, Calibration
     from tilepress.compress.pipeline import Progress as Step
     from tilepress.compress.pipeline import run_plan
@@ -182,23 +195,62 @@ def compress(
         prepared = Calibration.prepare(checkpoint, calibration, tokens, statistics)
     elif calibration_tokens is not None or statistics is not None:
         _fail("--calibration-tokens and --statistics belong to --calibration; name a text", BAD_INPUT)
-    stage = prepared.stage if prepared else None
-    plan = make_plan(checkpoint, codec, rules, embeddings, parse_size(max_shard_size), stage)
-    if not quiet:
-        for note in plan.notes:
-            typer.echo(f"note: {note}", err=True)
-    if dry_run:
-        _show_plan(plan, as_json)
-        return
-    with _progress("compress", quiet or as_json) as show:
+    shard_bytes = parse_size(max_shard_size)
 
-        def report(step: Step) -> None:
-            what = step.name or f"(resuming, {_megabytes(step.resumed_bytes)} were done)"
-            show(step.done_bytes, step.total_bytes, what)
+    def converted(run: Callable[[Callable[[Step], None]], Any]) -> Any:
+        with _progress("compress", quiet or as_json) as show:
+            return run(
+                lambda step: show(
+                    step.done_bytes,
+                    step.total_bytes,
+                    step.name or f"(resuming, {_megabytes(step.resumed_bytes)} were done)",
+                )
+            )
 
-        result = run_plan(
-            checkpoint, plan, destination, workers=workers, restart=restart, calibration=prepared, report=report
+    if size is not None or bits is not None or max_kl is not None:
+        if codec is not None or recipe is not None or embeddings is not None:
+            _fail("a budget chooses the codecs; leave out --codec, --recipe and --embeddings", BAD_INPUT)
+        budget = Budget(parse_size(size) if size is not None else None, bits, max_kl)
+        with _progress("plan", quiet or as_json) as show:
+            compressor = BudgetCompressor(
+                checkpoint,
+                budget,
+                competing(codecs),
+                calibration=prepared,
+                max_shard_bytes=shard_bytes,
+                show=lambda what, done, total: show(done, total, what),
+            )
+            budget_plan = compressor.plan(destination.absolute(), restart)
+        _tell(budget_plan.notes, quiet)
+        if dry_run:
+            _show_plan(budget_plan.plan, as_json, budget_plan.damages)
+            return
+        options: Any = {"workers": workers, "restart": restart}
+        if prepared is None or max_kl is None:
+            result = converted(lambda report: compressor.convert(destination, budget_plan, report=report, **options))
+        else:
+            measure = _divergence_from(source, prepared, calibration)
+            found = converted(
+                lambda report: compressor.convert_within_kl(destination, budget_plan, measure, report=report, **options)
+            )
+            result = found.conversion
+            within = "within" if found.measured_kl <= max_kl else "NOT within"
+            _tell([f"measured KL divergence {found.measured_kl:.4g}, {within} {max_kl:g}"], quiet)
+    else:
+        if codecs is not None:
+            _fail("--codecs belongs to a budget: --size, --bits or --max-kl", BAD_INPUT)
+        stage = prepared.stage if prepared else None
+        plan = make_plan(checkpoint, codec, rules, embeddings, shard_bytes, stage)
+        _tell(plan.notes, quiet)
+        if dry_run:
+            _show_plan(plan, as_json)
+            return
+        result = converted(
+            lambda report: run_plan(
+                checkpoint, plan, destination, workers=workers, restart=restart, calibration=prepared, report=report
+            )
         )
+        _tell(plan.advice, quiet)
     if as_json:
         fields = vars(result) | {"path": str(result.path)}
         _print_json(fields)
@@ -210,7 +262,21 @@ def compress(
         )
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:
+def _tell(notes: Sequence[str], quiet: bool) -> None:
+    for note in notes if not quiet else ():
+        typer.echo(f"note: {note}", err=True)
+
+
+def _divergence_from(source: str, calibration: Any, text: Any) -> Callable[[Path], float]:
+    """What measures a container's KL divergence from the source, on text that it was not calibrated with."""
+    from tilepress.runtime.comparison import divergence
+
+    windows = calibration.held_out(text)
+    return lambda container: divergence(source, container, windows)
+
+
+def _show_plan(plan: Any, as_json: bool, predicted_kl: Mapping[str, float] | None = None) -> None:
+    known = predicted_kl or {}
     rows = [
         {
             "name": tensor.slot.name,
@@ -218,6 +284,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
             "shape": list(tensor.slot.shape),
             "source_bytes": tensor.source_bytes,
             "predicted_bytes": tensor.predicted_bytes,
+            "predicted_kl": known.get(tensor.slot.name),
         }
         for tensor in plan.tensors
     ]
@@ -225,7 +292,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         _print_json({"source_bytes": plan.source_bytes, "predicted_bytes": plan.predicted_bytes, "tensors": rows})
         return
     _print_table(
-        ("tensor", "codec", "shape", "source", "predicted"),
+        ("tensor", "codec", "shape", "source", "predicted", *(("predicted KL",) if known else ())),
         [
             (
                 row["name"],
@@ -233,6 +300,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
                 " x ".join(map(str, row["shape"])),
                 f"{row['source_bytes']:,}",
                 f"{row['predicted_bytes']:,}",
+                *((f"{known.get(row['name'], 0.0):.2g}",) if known else ()),
             )
             for row in rows
         ],
@@ -271,15 +339,33 @@ def inspect(
         _print_json(summary.as_dict(tensors))
         return
     lines = summary.tensors if tensors else summary.specs
+    plan = summary.plan if tensors else None
     _print_table(
-        (*(("tensor", "codec") if tensors else ("codec", "tensors")), *SUMMARY_HEADINGS),
-        [line.cells() for line in lines],
+        (
+            *(("tensor", "codec") if tensors else ("codec", "tensors")),
+            *SUMMARY_HEADINGS,
+            *(("predicted KL",) if plan else ()),
+        ),
+        [(*line.cells(), *((f"{plan.predicted_kl.get(line.name, 0.0):.2g}",) if plan else ())) for line in lines],
         text_columns=2 if tensors else 1,
     )
     typer.echo(
         f"{container}: {_megabytes(summary.size_bytes)}, {summary.bits_per_weight:.3f} bits a weight "
         f"(tensors of two or more dimensions), {summary.ratio:.2f} times smaller than "
         f"{_megabytes(summary.source_bytes)}"
+    )
+    if summary.plan is not None:
+        _explain(summary.plan)
+
+
+def _explain(plan: Any) -> None:
+    """Say what a budget led to, and where the damage is."""
+    total = sum(plan.predicted_kl.values())
+    worst = sorted(plan.predicted_kl, key=lambda name: -plan.predicted_kl[name])[:3]
+    shares = ", ".join(f"{name} {100 * plan.predicted_kl[name] / total:.0f} %" for name in worst) if total else "none"
+    basis = f"predicted KL divergence {total:.3g} nats a token" if plan.is_measured else "planned without a text"
+    typer.echo(
+        f"made for {plan.budget}, {basis}; each byte went where it takes away most of it. Largest shares: {shares}"
     )
 
 

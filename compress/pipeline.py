@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -127,9 +128,13 @@ def run_plan(
     workers: int | None = None,
     restart: bool = False,
     calibration: Calibration | None = None,
+    documents: Mapping[str, str] = MappingProxyType({}),
     report: Callable[[Progress], None] | None = None,
 ) -> Conversion:
-    """Carry out a plan, which must have been made for `calibration`; arguments and errors as for `compress`."""
+    """Carry out a plan, which must have been made for `calibration`; arguments and errors as for `compress`.
+
+    `documents` are text files, name -> content, that are there from the beginning and become a part of the container.
+    """
     workers = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
     if workers < 1:
         raise RecipeError(f"workers={workers}: at least one is needed")
@@ -140,6 +145,7 @@ def run_plan(
     if calibration is not None:
         identity += f" calibrated with {calibration.origin.text}"
     with ContainerWriter(destination, slots, identity, plan.summary, restart) as writer:
+        writer.write_documents(documents)
         sizes = {tensor.slot.name: tensor for tensor in plan.tensors}
         remaining = [sizes[slot.name] for slot in writer.remaining()]
         _require_room(writer.folder, remaining)

@@ -12,7 +12,7 @@ from tilepress.compress.codecs import encode, uses_statistics
 from tilepress.compress.recipe import SMALLEST, Recipe
 from tilepress.compress.roles import Placement, Role, placements
 from tilepress.formats.checkpoint import Checkpoint, TensorInfo
-from tilepress.formats.container_writer import Slot
+from tilepress.formats.container_writer import Slot, header_room
 from tilepress.kernels import DTYPES, PANEL_ROWS, CodecError, Params, RecipeError, matrix_shape, parse_spec
 from tilepress.kernels.layout.none import NoneParams
 
@@ -42,11 +42,13 @@ class Plan:
 
     Attributes:
         shards: the tensors of each shard, in the order in which they are written.
-        notes: what the user should know, such as a pattern that matched nothing.
+        notes: what the user should know before, such as a pattern that matched nothing.
+        advice: what would give a better result another time.
     """
 
     shards: Sequence[Sequence[PlannedTensor]]
     notes: Sequence[str]
+    advice: Sequence[str] = ()
 
     @property
     def tensors(self) -> list[PlannedTensor]:
@@ -62,6 +64,18 @@ class Plan:
     def predicted_bytes(self) -> int:
         """Predicted bytes of all parts."""
         return sum(tensor.predicted_bytes for tensor in self.tensors)
+
+    @property
+    def container_bytes(self) -> int:
+        """Predicted bytes of the weight files: all parts, and the header of each shard."""
+        return self.predicted_bytes + sum(header_room([tensor.slot for tensor in shard]) for shard in self.shards)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Predicted, over all tensors of two or more dimensions, as `inspect` counts."""
+        matrices = [tensor for tensor in self.tensors if len(tensor.slot.shape) >= 2]
+        weights = sum(math.prod(tensor.slot.shape) for tensor in matrices)
+        return 8 * sum(tensor.predicted_bytes for tensor in matrices) / max(1, weights)
 
     @property
     def summary(self) -> str:
@@ -103,15 +117,16 @@ def make_plan(
         choose = _by_role(codec or DEFAULT_CODEC, embeddings, places)
         notes = []
     planned = [_plan_tensor(checkpoint, info, choose(name), places[name]) for name, info in checkpoint.infos.items()]
+    advice: list[str] = []
     if stage is None:
         blocks = (tensor for tensor in planned if places[tensor.slot.name].role is Role.BLOCK)
         if any(uses_statistics(tensor.slot.params) for tensor in blocks):
-            notes.append("with --calibration FILE, a text, the same size would be more accurate")
+            advice.append("with --calibration FILE, a text, the same size would be more accurate")
     else:
         planned.sort(key=lambda tensor: stage(tensor.slot.name))
     if all(tensor.slot.params.codec == "none" for tensor in planned) and not _asks_for_none(codec, recipe):
         raise RecipeError(f"{checkpoint.path}: the recipe leaves every tensor as it is; nothing would be compressed")
-    return Plan(_shards(planned, max_shard_bytes), notes)
+    return Plan(_shards(planned, max_shard_bytes), notes, advice)
 
 
 def _by_role(codec: str, embeddings: str | None, places: Mapping[str, Placement]) -> Callable[[str], Params | None]:
@@ -128,27 +143,45 @@ def _asks_for_none(codec: str | None, recipe: Recipe | None) -> bool:
     return any(params.codec == "none" for params in asked)
 
 
+def is_codable(info: TensorInfo) -> bool:
+    """Whether a codec may be given to a tensor: vectors, small tensors and integers stay as they are."""
+    return info.dtype in DTYPES.values() and len(info.shape) >= 2 and math.prod(info.shape) >= SMALLEST
+
+
 def _plan_tensor(checkpoint: Checkpoint, info: TensorInfo, params: Params | None, place: Placement) -> PlannedTensor:
-    codable = info.dtype in DTYPES.values() and len(info.shape) >= 2 and math.prod(info.shape) >= SMALLEST
-    if params is None or not codable:
+    if params is None or not is_codable(info):
         params = NoneParams()
     transposed = place.transposed and params.codec != "none"
     slot = Slot(info.name, params, info.shape, info.dtype, transposed)
     return PlannedTensor(slot, info.size_bytes, _predict(checkpoint, slot))
 
 
+def part_bytes(slot: Slot, params: Params) -> int:
+    """Bytes of those parts that a codec would write for a tensor whose sizes don't depend on its values."""
+    shape = slot.shape[::-1] if slot.transposed else slot.shape
+    specs = params.part_specs(shape, slot.dtype).values()
+    return sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in specs if spec.exact)
+
+
+def sample_panels(checkpoint: Checkpoint, slot: Slot, count: int) -> torch.Tensor:
+    """Up to `count` panels of a tensor, evenly spread, as one matrix [rows, columns]."""
+    shape = slot.shape[::-1] if slot.transposed else slot.shape
+    rows, columns = matrix_shape(shape)
+    tensor = checkpoint.tensor(slot.name)
+    matrix = tensor.T if slot.transposed else tensor.reshape(rows, columns)
+    firsts = sorted({rows * piece // count // PANEL_ROWS * PANEL_ROWS for piece in range(count)})
+    return torch.cat([matrix[first : first + PANEL_ROWS] for first in firsts])
+
+
 def _predict(checkpoint: Checkpoint, slot: Slot) -> int:
     """Bytes of the parts: from their shapes, or from some panels where lengths depend on the data."""
     shape = slot.shape[::-1] if slot.transposed else slot.shape
     specs = slot.params.part_specs(shape, slot.dtype)
-    exact = sum(spec.dtype.itemsize * math.prod(spec.shape) for spec in specs.values() if spec.exact)
+    exact = part_bytes(slot, slot.params)
     if all(spec.exact for spec in specs.values()):
         return exact
+    sample = sample_panels(checkpoint, slot, _SAMPLED_PANELS)
     rows, columns = matrix_shape(shape)
-    tensor = checkpoint.tensor(slot.name)
-    matrix = tensor.T if slot.transposed else tensor.reshape(rows, columns)
-    firsts = sorted({rows * piece // _SAMPLED_PANELS // PANEL_ROWS * PANEL_ROWS for piece in range(_SAMPLED_PANELS)})
-    sample = torch.cat([matrix[first : first + PANEL_ROWS] for first in firsts])
     try:
         parts = encode(sample, slot.params).parts
     except CodecError:  # The conversion itself will say what is wrong with this tensor.

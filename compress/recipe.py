@@ -10,7 +10,9 @@ value a codec spec. The first pattern that matches wins; what no pattern matches
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,6 +38,15 @@ class Recipe:
     """Ordered rules; the first that matches a tensor's name wins."""
 
     rules: Sequence[Rule]
+
+    @classmethod
+    def of_names(cls, params: Mapping[str, Params]) -> Recipe:
+        """One rule a tensor, for tensors of any names."""
+        return cls([Rule(glob.escape(name), each) for name, each in params.items()])
+
+    def text(self) -> str:
+        """As a recipe file."""
+        return "".join(f"{json.dumps(rule.pattern)}: {json.dumps(rule.params.spec())}\n" for rule in self.rules)
 
     @classmethod
     def read(cls, path: Path | str) -> Recipe:

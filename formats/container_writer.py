@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 import xxhash
 
-from tilepress.formats.atomic_folder import explained_os_errors, partial_folder, publish
+from tilepress.formats.atomic_folder import PARTIAL_SUFFIX, explained_os_errors, partial_folder, publish
 from tilepress.formats.container import HEADER_CHECKSUMS, QUANT_METHOD, header_checksum
 from tilepress.formats.journal import Journal, Written
 from tilepress.formats.record import FORMAT_VERSION, Error, Record, check_encoded, container_metadata
@@ -93,7 +93,7 @@ class ContainerWriter:
             fingerprint = xxhash.xxh3_128_hexdigest(json.dumps([FORMAT_VERSION, identity, keys]).encode())
             self._journal = Journal(self.folder, fingerprint, summary)
             try:
-                self._begins = [self._data_begin(number) for number in range(len(shards))]
+                self._begins = [header_room(shard) for shard in shards]
                 self.resumed = self._check_written()
             except BaseException:
                 self._journal.close()
@@ -152,6 +152,18 @@ class ContainerWriter:
             self._journal.append(Written(record, shapes))
         return record
 
+    def write_documents(self, documents: Mapping[str, str]) -> None:
+        """Write text files, name -> content, that belong to the container.
+
+        Raises:
+            TilepressError: the disk is full or failing.
+        """
+        with self._explained():
+            for name, text in documents.items():
+                unfinished = self.folder / (name + PARTIAL_SUFFIX)
+                unfinished.write_text(text, encoding="utf-8")
+                unfinished.replace(self.folder / name)
+
     def finish(self, config: Mapping[str, Any], companions: Mapping[str, Path]) -> None:
         """Write headers, index, config and companion files, and give the folder its final name.
 
@@ -190,19 +202,6 @@ class ContainerWriter:
 
     def _paths(self) -> list[Path]:
         return [self.folder / shard_name(number + 1, len(self._shards)) for number in range(len(self._shards))]
-
-    def _data_begin(self, number: int) -> int:
-        """Where a shard's data begins: behind the longest header that its slots could need."""
-        shard = self._shards[number]
-        widest = Error(_WIDEST_FIGURE, _WIDEST_FIGURE)
-        records = [replace(slot.record(slot.params, widest), checksum="0" * 32) for slot in shard]
-        parts = [
-            TensorInfo(record.part_name(part), spec.shape, spec.dtype)
-            for record in records
-            for part, spec in record.part_specs().items()
-        ]
-        text = header_json(container_metadata(records), parts)
-        return room_for(len(text) + _ROOM_FOR_OTHER_PARAMS * len(shard))
 
     def _open_shard(self, position: int) -> IO[bytes]:
         number, first = self._shard_of(position)
@@ -251,6 +250,19 @@ class ContainerWriter:
         metadata = {"total_size": total, HEADER_CHECKSUMS: checksums}
         text = json.dumps({"metadata": metadata, "weight_map": mapping}, indent=2) + "\n"
         (self.folder / INDEX_NAME).write_text(text, encoding="utf-8")
+
+
+def header_room(shard: Sequence[Slot]) -> int:
+    """Where a shard's data begins, in bytes: behind the longest header that its slots could need."""
+    widest = Error(_WIDEST_FIGURE, _WIDEST_FIGURE)
+    records = [replace(slot.record(slot.params, widest), checksum="0" * 32) for slot in shard]
+    parts = [
+        TensorInfo(record.part_name(part), spec.shape, spec.dtype)
+        for record in records
+        for part, spec in record.part_specs().items()
+    ]
+    text = header_json(container_metadata(records), parts)
+    return room_for(len(text) + _ROOM_FOR_OTHER_PARAMS * len(shard))
 
 
 def _slot_key(slot: Slot) -> list[object]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tilepress.formats.fingerprint import fingerprint
+from tilepress.formats.plan_document import PLAN_NAME, RECIPE_NAME
 from tilepress.formats.safetensors_header import Entry, Header, map_tensor, read_header, shown
 from tilepress.formats.sharding import CONFIG_NAME, INDEX_NAME, SINGLE_NAME, read_json_object, weight_map
 from tilepress.formats.tensor_info import TensorInfo
@@ -197,7 +198,7 @@ def companion_files(folder: Path) -> list[Path]:
 
 
 def _is_companion(path: Path) -> bool:
-    if path.name.startswith(".") or path.name.endswith(INDEX_SUFFIX):
+    if path.name.startswith(".") or path.name.endswith(INDEX_SUFFIX) or path.name in (PLAN_NAME, RECIPE_NAME):
         return False
     return path.suffix not in WEIGHT_SUFFIXES | {UNFINISHED_SUFFIX} and path.is_file()
 

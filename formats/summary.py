@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilepress.formats.container import Container
+from tilepress.formats.plan_document import PlanDocument, read_plan_document
 
 SUMMARY_HEADINGS = ("weights", "bytes", "bits/weight", "max error", "relative rms")
 """Of the figures in `Line.cells`, behind the name and the detail."""
@@ -54,6 +55,7 @@ class Summary:
         bits_per_weight: over all tensors with two or more dimensions, compressed or not.
         specs: a line a codec spec, most weights first.
         tensors: a line a tensor.
+        plan: of the budget that it was made for, if it was.
     """
 
     size_bytes: int
@@ -61,6 +63,7 @@ class Summary:
     bits_per_weight: float
     specs: Sequence[Line]
     tensors: Sequence[Line]
+    plan: PlanDocument | None = None
 
     @property
     def ratio(self) -> float:
@@ -75,8 +78,19 @@ class Summary:
             "bits_per_weight": self.bits_per_weight,
             "specs": [{**vars(line), "bits_per_weight": line.bits_per_weight} for line in self.specs],
         }
+        predicted = self.plan.predicted_kl if self.plan is not None else {}
+        if self.plan is not None:
+            fields["budget"] = self.plan.budget
+            fields["predicted_kl"] = sum(predicted.values())
         if tensors:
-            fields["tensors"] = [{**vars(line), "bits_per_weight": line.bits_per_weight} for line in self.tensors]
+            fields["tensors"] = [
+                {
+                    **vars(line),
+                    "bits_per_weight": line.bits_per_weight,
+                    **({"predicted_kl": predicted.get(line.name, 0.0)} if self.plan is not None else {}),
+                }
+                for line in self.tensors
+            ]
         return fields
 
 
@@ -98,7 +112,8 @@ def summarise(container: Container | Path | str) -> Summary:
             matrix_bits += 8 * stored
             matrix_weights += weights
     bits_per_weight = matrix_bits / matrix_weights if matrix_weights else 0.0
-    return Summary(opened.size_bytes, source_bytes, bits_per_weight, _by_spec(tensors), tensors)
+    plan = read_plan_document(opened.path)
+    return Summary(opened.size_bytes, source_bytes, bits_per_weight, _by_spec(tensors), tensors, plan)
 
 
 def _by_spec(tensors: Sequence[Line]) -> list[Line]:

@@ -156,6 +156,19 @@ def compare(
     return [asdict(row) for row in rows]
 
 
+def divergence(source: str | Path, candidate: str | Path, windows: Sequence[torch.Tensor]) -> float:
+    """Mean KL divergence of a model to one that was made from it, in nats a token.
+
+    Args:
+        source: the base, as for `compare`.
+        candidate: the other.
+        windows: int64 vectors of the base's tokens.
+    """
+    base, other = Entrant(source), Entrant(candidate)
+    logits = _logits_of_base(base, base.load(base.dtype), windows, LogitsCache())
+    return evaluate(predictions(other.load(base.dtype), windows), logits, windows).kl_mean
+
+
 def headings() -> list[str]:
     """Headings of the table: two columns of words, then figures."""
     return list(_COLUMNS)

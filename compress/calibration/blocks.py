@@ -134,6 +134,58 @@ class BlockModel:
                 with self._stubs(_constantly(states)):
                     self._pass(window)
 
+    def parameters(self, stage: int) -> dict[str, nn.Parameter]:
+        """Tensors of the checkpoint that a loaded stage has taken as they are -> parameters."""
+        found = {}
+        for name, target in self._targets.items():
+            if target.converter is None and target.name in self._skeleton.known and self.stage(name) == stage:
+                path, _, parameter = target.name.rpartition(".")
+                value = self._model.get_submodule(path)._parameters.get(parameter)
+                if value is not None and not value.is_meta:
+                    found[name] = value
+        return found
+
+    @contextmanager
+    def with_head(self, read: Read) -> Iterator[None]:
+        """Give everything outside of the blocks its weights for a while."""
+        before = dict(self._head._parameters) if self._head is not None else {}
+        ties = getattr(self._model, "all_tied_weights_keys", None) or {}
+        with self.loaded(0, read):
+            try:
+                for name, target in self._targets.items():
+                    if target.name in self._skeleton.known and self._is_of_head(target.name):
+                        self._set(target.name, self._value(target.name, [name], read))
+                for name, source in ties.items():
+                    if self._is_of_head(name) and self._model.get_parameter(name).is_meta:
+                        path, _, parameter = name.rpartition(".")
+                        self._model.get_submodule(path)._parameters[parameter] = self._model.get_parameter(source)
+                yield
+            finally:
+                if self._head is not None:
+                    self._head._parameters.update(before)
+
+    def predict(self, window: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Logits [tokens, vocabulary] for the last block's states, with gradients; inside of `with_head`."""
+        with self._explained(), self._stubs(_constantly(states), ends_at_head=False):
+            logits: torch.Tensor = self._model(input_ids=window[None], use_cache=False).logits[0]
+        return logits
+
+    def differentiate(self, stage: int, states: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Run a loaded block, and take the gradient of its result back to `states`; parameters collect theirs."""
+        inputs = states.detach().requires_grad_()
+        arguments, options = self._calls[states.shape[1]][stage - 1]
+        with self._explained(), torch.enable_grad():
+            result = self._blocks[stage - 1](*_filled(arguments, inputs), **_filled_options(options, inputs))
+            result = result[0] if isinstance(result, tuple) else result
+            torch.autograd.backward(result, gradient)
+        assert inputs.grad is not None
+        return inputs.grad
+
+    def differentiate_entry(self, window: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Take the gradient of the first block's input back to the parameters in front, with stage 0 loaded."""
+        with self._explained(), torch.enable_grad():
+            torch.autograd.backward(self._first_input(window), gradient)
+
     def _find_blocks(self) -> tuple[str, nn.ModuleList]:
         lists = [(path, module) for path, module in self._model.named_modules() if isinstance(module, nn.ModuleList)]
         outer = [
@@ -186,7 +238,7 @@ class BlockModel:
             self._model(input_ids=window[None], use_cache=False)
 
     @contextmanager
-    def _stubs(self, answer: Answer) -> Iterator[None]:
+    def _stubs(self, answer: Answer, ends_at_head: bool = True) -> Iterator[None]:
         """Let `answer` stand in for every block, and end a pass at the head."""
 
         def stub(index: int) -> Callable[..., Any]:
@@ -202,7 +254,7 @@ class BlockModel:
         stubs: list[nn.Module] = list(self._blocks)
         for index, block in enumerate(self._blocks):
             block.forward = stub(index)
-        if self._head is not None:
+        if self._head is not None and ends_at_head:
             self._head.forward = stop
             stubs.append(self._head)
         try:

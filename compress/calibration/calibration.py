@@ -26,6 +26,7 @@ from tilepress.compress.calibration.statistics import Origin, Statistics, load_s
 from tilepress.formats.checkpoint import Checkpoint
 from tilepress.formats.safetensors_header import map_tensor, read_header
 from tilepress.formats.text import (
+    DEFAULT_TOKENS,
     DEFAULT_WINDOW,
     context_length,
     cut_windows,
@@ -49,12 +50,14 @@ class Calibration:
     """A model and a text, ready to be run block by block.
 
     Attributes:
+        path: of the checkpoint's folder.
         model: of the checkpoint.
         windows: int64 vectors of tokens.
         origin: what tells its statistics from others.
         statistics: folder in which statistics are looked for and kept; None to forget them.
     """
 
+    path: Path
     model: BlockModel
     windows: Sequence[torch.Tensor]
     origin: Origin
@@ -86,11 +89,17 @@ class Calibration:
         for one in windows:
             digest.update(len(one).to_bytes(8, "little") + one.numpy().tobytes())
         origin = Origin(checkpoint.identity(), digest.hexdigest(), total_tokens(windows))
-        return cls(model, windows, origin, statistics)
+        return cls(checkpoint.path, model, windows, origin, statistics)
 
     def stage(self, name: str) -> int:
         """When a tensor of the checkpoint is coded; see `blocks`."""
         return self.model.stage(name)
+
+    def held_out(self, text: str | Path, tokens: int = DEFAULT_TOKENS) -> list[torch.Tensor]:
+        """Windows of the text behind those that are used here; the last of these where it has no more."""
+        tokenizer, length = load_tokenizer(self.path, self.path), len(self.windows[0])
+        windows = cut_windows(tokenizer, read_text(text), self.origin.tokens + tokens, length)
+        return windows[len(self.windows) :] or list(self.windows[-max(1, tokens // length) :])
 
     def begin(self, folder: Path, original: Read, written: Read) -> CalibrationRun:
         """Begin, or go on with, the calibration of one conversion.

@@ -121,6 +121,18 @@ def encode_tiles(
     return Encoded(params, tuple(weight.shape), weight.dtype, parts)
 
 
+def encode_with_feedback(
+    weight: torch.Tensor,
+    params: Params,
+    bits: int,
+    encode_run: Callable[[torch.Tensor], tuple[torch.Tensor, Mapping[str, torch.Tensor]]],
+    of_tensor: Mapping[str, torch.Tensor] | None = None,
+) -> Encoded:
+    """As `encode_tiles`, with an `encode_run` of `columns.feedback_run`, for which there are no native kernels."""
+    parts = encode_runs(as_matrix(weight), params, bits, encode_run, of_tensor or {})
+    return Encoded(params, tuple(weight.shape), weight.dtype, parts)
+
+
 def encode_runs(
     matrix: torch.Tensor,
     params: Params,

@@ -12,7 +12,14 @@ import torch
 
 from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs.columns import Scales, feedback_run
-from tilepress.compress.codecs.groups import divide, encode_tiles, reduce_groups, round_scale, spread_groups
+from tilepress.compress.codecs.groups import (
+    divide,
+    encode_tiles,
+    encode_with_feedback,
+    reduce_groups,
+    round_scale,
+    spread_groups,
+)
 from tilepress.kernels import Encoded, matrix_shape
 from tilepress.kernels.layout.int import IntParams
 
@@ -27,7 +34,7 @@ def encode(weight: torch.Tensor, params: IntParams, statistics: Statistics | Non
     """
     if statistics is not None:
         with_feedback = feedback_run(_Book(params), params.group, matrix_shape(tuple(weight.shape))[1], statistics)
-        return encode_tiles(weight, params, params.bits, with_feedback)
+        return encode_with_feedback(weight, params, params.bits, with_feedback)
     top = (1 << params.bits) - 1
 
     def encode_run(values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

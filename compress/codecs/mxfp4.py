@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
+from tilepress.compress.codecs.columns import Scales, feedback_run
 from tilepress.compress.codecs.e2m1 import round_to_codes, squared_error, values_of
-from tilepress.compress.codecs.groups import encode_tiles, reduce_groups, spread_groups
-from tilepress.kernels import Encoded
+from tilepress.compress.codecs.groups import encode_tiles, encode_with_feedback, reduce_groups, spread_groups
+from tilepress.kernels import Encoded, matrix_shape
 from tilepress.kernels.layout import e2m1
 from tilepress.kernels.layout.mxfp4 import GROUP, Mxfp4Params
 from tilepress.kernels.reference.tiles import e8m0_values
 
+USES_STATISTICS = True
+_EXPONENTS = 253
+"""Largest stored exponent with which no value is infinite."""
 
-def encode(weight: torch.Tensor, params: Mxfp4Params) -> Encoded:
-    """Round to the nearest value, ties to even.
+
+def encode(weight: torch.Tensor, params: Mxfp4Params, statistics: Statistics | None = None) -> Encoded:
+    """Round to the nearest value, ties to even; with error feedback where statistics are given.
 
     Raises:
         CodecError: NaN or infinite values, or a dtype that can't be compressed.
     """
+
+    if statistics is not None:
+        with_feedback = feedback_run(_Book(), GROUP, matrix_shape(tuple(weight.shape))[1], statistics)
+        return encode_with_feedback(weight, params, e2m1.BITS, with_feedback)
 
     def encode_run(values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         scales = choose_scales(values)
@@ -46,3 +56,20 @@ def choose_scales(values: torch.Tensor) -> torch.Tensor:
 def codes_of(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Nearest codes of float32 values [rows, columns] under the scales of their groups: uint8 [rows, columns]."""
     return round_to_codes(values / spread_groups(e8m0_values(scales), GROUP, values.shape[1]))
+
+
+class _Book:
+    """The code as error feedback sees it; see `columns.ScaledCode`."""
+
+    def start(self, values: torch.Tensor) -> Scales:
+        return {"scales": choose_scales(values.T)[:, 0]}
+
+    def rescale(self, scales: Scales, factor: torch.Tensor | float) -> Scales:
+        steps = torch.as_tensor(factor).log2().nan_to_num_(0.0).round_().clamp_(-_EXPONENTS, _EXPONENTS)
+        return {"scales": (scales["scales"] + steps).clamp_(0, _EXPONENTS).to(torch.uint8)}
+
+    def code(self, values: torch.Tensor, scales: Scales) -> torch.Tensor:
+        return round_to_codes(values / e8m0_values(scales["scales"]))
+
+    def decode(self, codes: torch.Tensor, scales: Scales) -> torch.Tensor:
+        return values_of(codes) * e8m0_values(scales["scales"])

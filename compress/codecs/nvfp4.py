@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
+from tilepress.compress.codecs.columns import Scales, feedback_run
 from tilepress.compress.codecs.e2m1 import round_to_codes, squared_error, values_of
-from tilepress.compress.codecs.groups import divide, encode_tiles, largest_magnitude, reduce_groups, spread_groups
-from tilepress.kernels import Encoded
+from tilepress.compress.codecs.groups import (
+    divide,
+    encode_tiles,
+    encode_with_feedback,
+    largest_magnitude,
+    reduce_groups,
+    spread_groups,
+)
+from tilepress.kernels import Encoded, matrix_shape
 from tilepress.kernels.layout import e2m1
 from tilepress.kernels.layout.nvfp4 import GROUP, Nvfp4Params
 from tilepress.kernels.layout.tiles import GLOBAL_SCALE_COPIES
@@ -19,14 +28,19 @@ from tilepress.kernels.reference.tiles import e4m3_values
 
 _LARGEST_SCALE = torch.finfo(torch.float8_e4m3fn).max
 
+USES_STATISTICS = True
 
-def encode(weight: torch.Tensor, params: Nvfp4Params) -> Encoded:
-    """Round to the nearest value, ties to even.
+
+def encode(weight: torch.Tensor, params: Nvfp4Params, statistics: Statistics | None = None) -> Encoded:
+    """Round to the nearest value, ties to even; with error feedback where statistics are given.
 
     Raises:
         CodecError: NaN or infinite values, or a dtype that can't be compressed.
     """
     global_scale = choose_global_scale(weight)
+    if statistics is not None:
+        with_feedback = feedback_run(_Book(global_scale), GROUP, matrix_shape(tuple(weight.shape))[1], statistics)
+        return encode_with_feedback(weight, params, e2m1.BITS, with_feedback, {"global_scale": global_scale})
 
     def encode_run(values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         scales = choose_scales(values, global_scale)
@@ -62,3 +76,22 @@ def codes_of(values: torch.Tensor, scales: torch.Tensor, global_scale: torch.Ten
 
 def _round_scale(scale: torch.Tensor) -> torch.Tensor:
     return scale.clamp(max=_LARGEST_SCALE).to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+class _Book:
+    """The code as error feedback sees it; see `columns.ScaledCode`."""
+
+    def __init__(self, global_scale: torch.Tensor) -> None:
+        self._global = global_scale
+
+    def start(self, values: torch.Tensor) -> Scales:
+        return {"scales": choose_scales(values.T, self._global)[:, 0]}
+
+    def rescale(self, scales: Scales, factor: torch.Tensor | float) -> Scales:
+        return {"scales": _round_scale(e4m3_values(scales["scales"]) * factor)}
+
+    def code(self, values: torch.Tensor, scales: Scales) -> torch.Tensor:
+        return round_to_codes(divide(divide(values, self._global[0]), e4m3_values(scales["scales"])))
+
+    def decode(self, codes: torch.Tensor, scales: Scales) -> torch.Tensor:
+        return values_of(codes) * e4m3_values(scales["scales"]) * self._global[0]

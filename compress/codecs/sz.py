@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs.panels import as_matrix, runs
 from tilepress.kernels import PANEL_ROWS, BackendError, Encoded
 from tilepress.kernels.encoded import bytes_of
@@ -26,7 +27,7 @@ SAMPLE_VALUES = 1 << 17
 """About so many values choose the table. What they lack is not lost: it costs an exception or an outlier."""
 
 
-def encode(weight: torch.Tensor, params: SzParams) -> Encoded:
+def encode(weight: torch.Tensor, params: SzParams, statistics: Statistics | None = None) -> Encoded:
     """Compress so that every finite value comes back within the bound, and NaN and infinities bit for bit.
 
     Raises:

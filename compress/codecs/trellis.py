@@ -19,12 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs.groups import divide
 from tilepress.compress.codecs.panels import as_matrix, require_finite
+from tilepress.compress.error_feedback import feed_back
 from tilepress.kernels import PANEL_ROWS, BackendError, CodecError, Encoded
 from tilepress.kernels.layout.trellis import TrellisParams, padded_shape
 from tilepress.kernels.params import Shape
 from tilepress.kernels.reference.rotation import rotate
+
+USES_STATISTICS = True
 
 LARGEST = 2.0**96
 """Largest magnitude that can be encoded: sums of squares of rotated rows must stay finite in float64."""
@@ -141,17 +145,41 @@ def assemble(
     return Encoded(params, shape, dtype, {name: part for name, part in parts.items() if part is not None})
 
 
-def encode(weight: torch.Tensor, params: TrellisParams) -> Encoded:
-    """Quantize to the least mean squared error, without calibration.
+class _Strips:
+    """Codes strips of 16 columns for `error_feedback`."""
+
+    step = PANEL_ROWS
+    group = 0
+
+    def __init__(self, params: TrellisParams) -> None:
+        self._params = params
+        self.scales = torch.empty(0)
+        self.codes: list[torch.Tensor] = []
+
+    def begin_group(self, values: torch.Tensor, importance: torch.Tensor) -> None:
+        """Choose the scales of the rows; the rotation has made all columns of about equal importance."""
+        self.scales = choose_scales(values.T, self._params)
+
+    def quantize(self, values: torch.Tensor) -> torch.Tensor:
+        """Code a strip [16, rows], and return what it decodes to."""
+        codes, decoded = quantize_strip(values.T.contiguous(), self.scales, self._params)
+        self.codes.append(codes)
+        return decoded.T
+
+
+def encode(weight: torch.Tensor, params: TrellisParams, statistics: Statistics | None = None) -> Encoded:
+    """Quantize to the least mean squared error; with error feedback, strip by strip, where statistics are given.
 
     Raises:
-        CodecError: NaN, infinite or enormous values, or a dtype that can't be compressed.
+        CodecError: NaN, infinite or enormous values, a dtype that can't be compressed, or statistics of other inputs.
         BackendError: the native kernels are not built.
     """
     matrix = as_matrix(weight)
     require_finite(matrix, params.codec)
     if matrix.numel() and matrix.abs().max() > LARGEST:
         raise CodecError(f"codec trellis has no code for values beyond {LARGEST:g}; give this tensor another codec")
+    if statistics is not None and statistics.columns != matrix.shape[1]:
+        raise CodecError(f"the statistics are of {statistics.columns} inputs, not {matrix.shape[1]}")
     shape = tuple(weight.shape)
     basis = Basis.of(shape, params)
     rows, columns = padded_shape(shape)
@@ -159,6 +187,10 @@ def encode(weight: torch.Tensor, params: TrellisParams) -> Encoded:
         codes = torch.zeros(params.part_specs(shape, weight.dtype)["codes"].shape, dtype=torch.uint8)
         return assemble([codes], torch.zeros(rows, dtype=torch.bfloat16), basis, params, shape, weight.dtype)
     rotated = basis.rotate_weight(matrix.float())
+    if statistics is not None:
+        strips = _Strips(params)
+        feed_back(rotated, Statistics(basis.rotate_moments(statistics.moments.double())).factor, strips)
+        return assemble(strips.codes, strips.scales, basis, params, shape, weight.dtype)
     scales = choose_scales(rotated, params)
     codes, _ = quantize_strip(rotated, scales, params)
     return assemble([codes], scales, basis, params, shape, weight.dtype)

@@ -107,7 +107,7 @@ def test_verify_passes_what_is_whole_and_names_what_is_not(container: Path, llam
 
 def test_codecs_and_doctor_know_every_codec() -> None:
     names = [line["name"] for line in json.loads(succeed("codecs", "--json"))]
-    assert names == ["none", "lossless", "zfp", "int", "nf4", "fp8", "mxfp4", "nvfp4", "trellis"]
+    assert names == ["none", "lossless", "zfp", "sz", "int", "nf4", "fp8", "mxfp4", "nvfp4", "trellis"]
     assert "e4m3" in succeed("codecs")
     report = json.loads(succeed("doctor", "--json"))
     assert {f"{name} on cpu" for name in names} <= set(report["kernels (codec on device)"])

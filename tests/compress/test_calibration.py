@@ -138,7 +138,11 @@ def test_damaged_statistics_are_named(tmp_path: Path) -> None:
     save_statistics(path, {"a": Statistics(torch.eye(4))}, origin)
     assert torch.equal(load_statistics(path, origin)["a"].moments, torch.eye(4))
     data = path.read_bytes()
-    for damaged in (data.replace(b'\\"version\\": 1', b'\\"version\\": 9'), data.replace(b"[4,4]", b"[2,8]"), data[:-4]):
+    for damaged in (
+        data.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+        data.replace(b"[4,4]", b"[2,8]"),
+        data[:-4],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(FormatError, match=r"stage-0001\.safetensors"):
             load_statistics(path, origin)
@@ -212,9 +216,9 @@ def test_output_does_not_depend_on_workers(llama: Path, text: Path, tmp_path: Pa
 
 def test_only_quantizing_codecs_are_told_that_text_would_help(llama: Path) -> None:
     checkpoint = open_checkpoint(llama)
-    assert any("--calibration" in note for note in make_plan(checkpoint, "int:bits=4").notes)
-    assert not make_plan(checkpoint, "lossless").notes
-    assert not make_plan(checkpoint, "zfp:rate=8").notes
+    assert any("--calibration" in note for note in make_plan(checkpoint, "int:bits=4").advice)
+    assert not make_plan(checkpoint, "lossless").advice
+    assert not make_plan(checkpoint, "zfp:rate=8").advice
 
 
 def test_a_model_that_is_not_run_block_by_block_is_refused_in_a_sentence(tmp_path: Path) -> None:

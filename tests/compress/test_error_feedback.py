@@ -10,6 +10,7 @@ from tilepress.compress.codecs import encode
 from tilepress.compress.error_feedback import feed_back
 from tilepress.kernels import CodecError, decode
 
+FLOATING = ("nf4", "nf4:group=32", "fp8", "fp8:format=e5m2,group=48", "mxfp4", "nvfp4")
 SPECS = ("int:bits=3,group=32", "int:bits=4,group=128", "int:bits=4,group=0", "int:bits=2,group=96,symmetric=false")
 
 
@@ -59,7 +60,7 @@ def test_error_is_no_larger_than_that_of_gptq_as_its_paper_writes_it(
     assert output_error(weight, ours, moments) <= 1.005 * output_error(weight, theirs, moments)
 
 
-@pytest.mark.parametrize("spec", (*SPECS, "nf4", "nf4:group=32", "fp8", "fp8:format=e5m2,group=48"))
+@pytest.mark.parametrize("spec", (*SPECS, *FLOATING, "trellis:bits=3", "trellis:bits=2,window=12"))
 @pytest.mark.parametrize("shape", ((1, 64), (48, 100), (17, 16), (5, 3, 131)))
 def test_feedback_beats_rounding_of_every_codec_and_shape(spec: str, shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(2)).bfloat16()
@@ -67,7 +68,9 @@ def test_feedback_beats_rounding_of_every_codec_and_shape(spec: str, shape: tupl
     plain = decode(encode(weight, spec)).reshape(-1, shape[-1])
     fed_back = decode(encode(weight, spec, Statistics(moments))).reshape(-1, shape[-1])
     matrix = weight.reshape(-1, shape[-1])
-    assert output_error(matrix, fed_back, moments) < 0.8 * output_error(matrix, plain, moments)
+    # Nothing comes after the one strip of 16 columns that a trellis codes at once.
+    share = 1.001 if spec.startswith("trellis") and shape[-1] <= 16 else 0.8
+    assert output_error(matrix, fed_back, moments) < share * output_error(matrix, plain, moments)
 
 
 @pytest.mark.parametrize("spec", SPECS)
