@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
@@ -180,8 +181,6 @@ def compress(
     from tilepress.compress.budget.candidates import competing
     from tilepress.compress.budget.conversion import BudgetCompressor
     from tilepress.compress.calibration.calibration import DEFAULT_CALIBRATION_TOKENS, Calibration
-    from tilepress.compress.pipeline import Progress as Step
-    from tilepress.compress.pipeline import run_plan
     from tilepress.compress.plan import make_plan
     from tilepress.compress.recipe import Recipe
     from tilepress.compress.sizes import parse_size
@@ -195,66 +194,96 @@ def compress(
         prepared = Calibration.prepare(checkpoint, calibration, tokens, statistics)
     elif calibration_tokens is not None or statistics is not None:
         _fail("--calibration-tokens and --statistics belong to --calibration; name a text", BAD_INPUT)
+    settings = _Settings(workers, restart, dry_run, as_json, quiet)
     shard_bytes = parse_size(max_shard_size)
-
-    def converted(run: Callable[[Callable[[Step], None]], Any]) -> Any:
-        with _progress("compress", quiet or as_json) as show:
-            return run(
-                lambda step: show(
-                    step.done_bytes,
-                    step.total_bytes,
-                    step.name or f"(resuming, {_megabytes(step.resumed_bytes)} were done)",
-                )
-            )
-
     if size is not None or bits is not None or max_kl is not None:
         if codec is not None or recipe is not None or embeddings is not None:
             _fail("a budget chooses the codecs; leave out --codec, --recipe and --embeddings", BAD_INPUT)
         budget = Budget(parse_size(size) if size is not None else None, bits, max_kl)
-        with _progress("plan", quiet or as_json) as show:
-            compressor = BudgetCompressor(
-                checkpoint,
-                budget,
-                competing(codecs),
-                calibration=prepared,
-                max_shard_bytes=shard_bytes,
-                show=lambda what, done, total: show(done, total, what),
-            )
-            budget_plan = compressor.plan(destination.absolute(), restart)
-        _tell(budget_plan.notes, quiet)
-        if dry_run:
-            _show_plan(budget_plan.plan, as_json, budget_plan.damages)
-            return
-        options: Any = {"workers": workers, "restart": restart}
-        if prepared is None or max_kl is None:
-            result = converted(lambda report: compressor.convert(destination, budget_plan, report=report, **options))
-        else:
-            measure = _divergence_from(source, prepared, calibration)
-            found = converted(
-                lambda report: compressor.convert_within_kl(destination, budget_plan, measure, report=report, **options)
-            )
-            result = found.conversion
-            within = "within" if found.measured_kl <= max_kl else "NOT within"
-            _tell([f"measured KL divergence {found.measured_kl:.4g}, {within} {max_kl:g}"], quiet)
-    else:
-        if codecs is not None:
-            _fail("--codecs belongs to a budget: --size, --bits or --max-kl", BAD_INPUT)
-        stage = prepared.stage if prepared else None
-        plan = make_plan(checkpoint, codec, rules, embeddings, shard_bytes, stage)
-        _tell(plan.notes, quiet)
-        if dry_run:
-            _show_plan(plan, as_json)
-            return
-        result = converted(
-            lambda report: run_plan(
-                checkpoint, plan, destination, workers=workers, restart=restart, calibration=prepared, report=report
-            )
+        compressor = BudgetCompressor(
+            checkpoint, budget, competing(codecs), calibration=prepared, max_shard_bytes=shard_bytes
         )
-        _tell(plan.advice, quiet)
-    if as_json:
-        fields = vars(result) | {"path": str(result.path)}
-        _print_json(fields)
-    elif not quiet:
+        measure = _divergence_from(source, prepared, calibration) if max_kl is not None else None
+        _compress_to_budget(compressor, destination, measure, settings)
+        return
+    if codecs is not None:
+        _fail("--codecs belongs to a budget: --size, --bits or --max-kl", BAD_INPUT)
+    stage = prepared.stage if prepared else None
+    plan = make_plan(checkpoint, codec, rules, embeddings, shard_bytes, stage)
+    _compress_as_planned(checkpoint, plan, destination, prepared, settings)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Options of `compress` that say how, not what."""
+
+    workers: int | None
+    restart: bool
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+
+    @property
+    def shows_nothing(self) -> bool:
+        return self.quiet or self.as_json
+
+
+def _compress_as_planned(checkpoint: Any, plan: Any, destination: Path, calibration: Any, settings: _Settings) -> None:
+    from tilepress.compress.pipeline import run_plan
+
+    _tell(plan.notes, settings.quiet)
+    if settings.dry_run:
+        _show_plan(plan, settings.as_json)
+        return
+    with _steps(settings) as report:
+        result = run_plan(
+            checkpoint,
+            plan,
+            destination,
+            workers=settings.workers,
+            restart=settings.restart,
+            calibration=calibration,
+            report=report,
+        )
+    _tell(plan.advice, settings.quiet)
+    _show_conversion(result, settings)
+
+
+def _compress_to_budget(
+    compressor: Any, destination: Path, measure: Callable[[Path], float] | None, settings: _Settings
+) -> None:
+    with _progress("plan", settings.shows_nothing) as show:
+        plan = compressor.plan(destination, settings.restart, lambda what, done, total: show(done, total, what))
+    _tell(plan.notes, settings.quiet)
+    if settings.dry_run:
+        _show_plan(plan.plan, settings.as_json, plan.damages)
+        return
+    how: Any = {"workers": settings.workers, "restart": settings.restart}
+    with _steps(settings) as report:
+        if measure is None:
+            result = compressor.convert(destination, plan, report=report, **how)
+        else:
+            found = compressor.convert_within_kl(destination, plan, measure, report=report, **how)
+            result = found.conversion
+    if measure is not None:
+        met = "as" if found.is_within else "NOT as"
+        _tell([f"measured KL divergence {found.measured_kl:.4g}, {met} {compressor.budget} asks"], settings.quiet)
+    _show_conversion(result, settings)
+
+
+@contextmanager
+def _steps(settings: _Settings) -> Iterator[Callable[[Any], None]]:
+    """Progress of a conversion, tensor by tensor."""
+    with _progress("compress", settings.shows_nothing) as show:
+        yield lambda step: show(
+            step.done_bytes, step.total_bytes, step.name or f"(resuming, {_megabytes(step.resumed_bytes)} were done)"
+        )
+
+
+def _show_conversion(result: Any, settings: _Settings) -> None:
+    if settings.as_json:
+        _print_json(vars(result) | {"path": str(result.path)})
+    elif not settings.quiet:
         share = 100 * result.size_bytes / max(1, result.source_bytes)
         typer.echo(
             f"{result.path}: {_megabytes(result.size_bytes)}, {share:.1f} % of {_megabytes(result.source_bytes)}"
@@ -269,10 +298,13 @@ def _tell(notes: Sequence[str], quiet: bool) -> None:
 
 def _divergence_from(source: str, calibration: Any, text: Any) -> Callable[[Path], float]:
     """What measures a container's KL divergence from the source, on text that it was not calibrated with."""
-    from tilepress.runtime.comparison import divergence
 
-    windows = calibration.held_out(text)
-    return lambda container: divergence(source, container, windows)
+    def measure(container: Path) -> float:
+        from tilepress.runtime.comparison import divergence
+
+        return divergence(source, container, calibration.held_out(text))
+
+    return measure
 
 
 def _show_plan(plan: Any, as_json: bool, predicted_kl: Mapping[str, float] | None = None) -> None:

@@ -14,10 +14,10 @@ from tilepress.compress.budget.budget import Budget
 from tilepress.compress.budget.planning import BudgetPlan, plan_budget
 from tilepress.compress.budget.sensitivity import assumed_sensitivities, measure_sensitivities
 from tilepress.compress.calibration.calibration import Calibration
-from tilepress.compress.pipeline import Conversion, Progress, run_plan
+from tilepress.compress.pipeline import Conversion, Progress, require_apart, run_plan
 from tilepress.compress.plan import PlannedTensor, make_plan
 from tilepress.compress.recipe import Recipe
-from tilepress.formats.atomic_folder import PARTIAL_SUFFIX, publish
+from tilepress.formats.atomic_folder import PARTIAL_SUFFIX, partial_folder, publish
 from tilepress.formats.checkpoint import Checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.plan_document import PLAN_NAME, RECIPE_NAME, PlanDocument, read_plan_document
@@ -34,17 +34,19 @@ Show = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BudgetConversion:
-    """A conversion to a budget.
+    """A conversion within a KL divergence.
 
     Attributes:
         conversion: what was written.
         plan: that it follows.
-        measured_kl: of the result, nats a token; None where the budget is no KL divergence.
+        measured_kl: of the result, nats a token.
+        is_within: whether that is within the budget.
     """
 
     conversion: Conversion
     plan: BudgetPlan
-    measured_kl: float | None
+    measured_kl: float
+    is_within: bool
 
 
 class BudgetCompressor:
@@ -61,7 +63,6 @@ class BudgetCompressor:
         *,
         calibration: Calibration | None = None,
         max_shard_bytes: int = 5_000_000_000,
-        show: Show | None = None,
     ) -> None:
         """Prepare.
 
@@ -71,18 +72,30 @@ class BudgetCompressor:
             specs: that compete.
             calibration: text to measure sensitivities and to feed errors back with.
             max_shard_bytes: predicted size at which a new shard is begun.
-            show: called with what is being measured, steps done and all.
 
         Raises:
             RecipeError: a KL divergence without a text that could tell of it.
         """
         if budget.kl is not None and calibration is None:
             raise RecipeError(f"{budget}: what a codec does to predictions is measured on a text; name a calibration")
-        self._checkpoint, self._budget, self._specs = checkpoint, budget, specs
-        self._calibration, self._max_shard_bytes, self._show = calibration, max_shard_bytes, show
+        self.budget = budget
+        self._checkpoint, self._specs = checkpoint, specs
+        self._calibration, self._max_shard_bytes = calibration, max_shard_bytes
 
-    def plan(self, destination: Path, restart: bool = False) -> BudgetPlan:
-        """The plan of the unfinished conversion to `destination` if there is one, else a new one."""
+    def plan(self, destination: Path, restart: bool = False, show: Show | None = None) -> BudgetPlan:
+        """The plan of the unfinished conversion to `destination` if there is one, else a new one.
+
+        Args:
+            destination: folder that will be written.
+            restart: make a new plan in any case.
+            show: called with what is being measured, steps done and all.
+
+        Raises:
+            RecipeError: a destination that exists, or a budget that can't be met.
+        """
+        destination = destination.absolute()
+        require_apart(self._checkpoint, destination)
+        partial_folder(destination)
         for suffix in (PARTIAL_SUFFIX, ATTEMPT_SUFFIX, ATTEMPT_SUFFIX + PARTIAL_SUFFIX):
             unfinished = destination.with_name(destination.name + suffix)
             document = None if restart else read_plan_document(unfinished)
@@ -92,10 +105,10 @@ class BudgetCompressor:
         if self._calibration is not None:
             count = max(1, MOST_SENSITIVITY_TOKENS // len(self._calibration.windows[0]))
             windows = self._calibration.windows[:count]
-            sensitivities = measure_sensitivities(self._checkpoint, self._calibration.model, windows, self._show)
+            sensitivities = measure_sensitivities(self._checkpoint, self._calibration.model, windows, show)
         stage = self._calibration.stage if self._calibration is not None else None
         return plan_budget(
-            self._checkpoint, self._budget, sensitivities, self._specs, self._max_shard_bytes, stage, self._show
+            self._checkpoint, self.budget, sensitivities, self._specs, self._max_shard_bytes, stage, show
         )
 
     def convert(
@@ -109,7 +122,7 @@ class BudgetCompressor:
     ) -> Conversion:
         """Carry out a plan of `plan`; arguments and errors as for `run_plan`."""
         document = PlanDocument(
-            str(self._budget),
+            str(self.budget),
             self._key(),
             {tensor.slot.name: tensor.slot.params.spec() for tensor in plan.plan.tensors if _is_chosen(tensor, plan)},
             plan.damages,
@@ -148,7 +161,7 @@ class BudgetCompressor:
             restart: as for `run_plan`.
             report: as for `run_plan`.
         """
-        assert self._budget.kl is not None
+        assert self.budget.kl is not None
         destination = destination.absolute()
         attempt = destination.with_name(destination.name + ATTEMPT_SUFFIX)
         if restart:
@@ -160,35 +173,35 @@ class BudgetCompressor:
         else:
             conversion = self.convert(attempt, plan, workers=workers, restart=restart, report=report)
         found = measure(attempt)
-        if found <= self._budget.kl:
+        if found <= self.budget.kl:
             publish(attempt, destination)
-            return BudgetConversion(replace(conversion, path=destination), plan, found)
-        tighter = Budget(kl=self._budget.kl * min(1.0, plan.predicted_kl / found) * _CAUTION)
+            return BudgetConversion(replace(conversion, path=destination), plan, found, True)
+        tighter = Budget(kl=self.budget.kl * min(1.0, plan.predicted_kl / found) * _CAUTION)
         again = BudgetCompressor(
             self._checkpoint,
             tighter,
             self._specs,
             calibration=self._calibration,
             max_shard_bytes=self._max_shard_bytes,
-            show=self._show,
         )
         plan = again.plan(destination, restart)
         conversion = again.convert(destination, plan, workers=workers, restart=restart, report=report)
         shutil.rmtree(attempt, ignore_errors=True)
-        return BudgetConversion(conversion, plan, measure(destination))
+        found = measure(destination)
+        return BudgetConversion(conversion, plan, found, found <= self.budget.kl)
 
     def _planned(self, document: PlanDocument) -> BudgetPlan:
         recipe = Recipe.of_names({name: parse_spec(spec) for name, spec in document.specs.items()})
         stage = self._calibration.stage if self._calibration is not None else None
         plan = make_plan(self._checkpoint, recipe=recipe, max_shard_bytes=self._max_shard_bytes, stage=stage)
-        return BudgetPlan(plan, recipe, self._budget, document.predicted_kl, document.is_measured)
+        return BudgetPlan(plan, recipe, self.budget, document.predicted_kl, document.is_measured)
 
     def _key(self) -> str:
         origin = self._calibration.origin if self._calibration is not None else None
         facts = [
             self._checkpoint.identity(),
             [origin.text, origin.tokens] if origin is not None else None,
-            str(self._budget),
+            str(self.budget),
             [params.spec() for params in self._specs],
             self._max_shard_bytes,
         ]
