@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed first where no PyTorch is there yet; any version that pyproject.toml allows will do.
 TORCH ?= torch==2.13.0
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
 FUZZ_SECONDS ?= 600
 
 BIN := $(VENV)/bin
@@ -45,9 +45,10 @@ fuzz: $(READY)
 	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_SECONDS)
 
 bench: $(READY)
-	@echo "== bench: kernels, lossless coders, then peak memory of conversions"
+	@echo "== bench: kernels, lossless coders, zfp, then peak memory of conversions"
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/lossless.py
+	$(BIN)/python benchmarks/zfp.py
 	$(BIN)/python benchmarks/memory.py
 
 lint: $(READY)
