@@ -179,8 +179,8 @@ def test_plans_say_why(llama: Path, calibration: Calibration, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "words"),
     (
-        (("--size", "10"), "even the smallest"),
-        (("--bits", "1"), "even the smallest"),
+        (("--size", "10", "--codecs", "int"), "even the smallest"),
+        (("--bits", "1", "--codecs", "int"), "even the smallest"),
         (("--bits", "-1"), "positive"),
         (("--max-kl", "0.1"), "name a calibration"),
         (("--bits", "4", "--codec", "nf4"), "leave out --codec"),
