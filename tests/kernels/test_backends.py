@@ -82,15 +82,16 @@ def assert_close(
 ) -> None:
     """`found` is x @ weight.T + bias up to one rounding, and before it float32's, or 16 bits of a half-precision x.
 
-    Where x is rotated and rounded to its dtype again, that rounding counts, relative to the norms of x and of the
-    largest row: rotation spreads errors among the columns and the rows.
+    Where many rows of x are rotated and rounded to their dtype again, that rounding counts, relative to the norms of
+    x and of the largest row: rotation spreads errors among the columns and the rows.
     """
     wanted = x.double() @ weight.double().T
     steps = x.double().abs() @ weight.double().abs().T
     before = 2e-6 if x.dtype == torch.float32 else 1e-4
     if rotates:
         steps = x.double().norm(dim=-1, keepdim=True) * weight.double().norm(dim=-1).max()
-        before = max(2e-6, torch.finfo(x.dtype).eps / 2)
+        is_rounded = len(x) > native.MOST_VECTORS
+        before = max(2e-6, torch.finfo(x.dtype).eps / 2) if is_rounded else 2e-6
     if bias is not None:
         wanted, steps = wanted + bias.double(), steps + bias.double().abs()
     # A sum with the bias that is apart from the product rounds the product too.
