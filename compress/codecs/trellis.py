@@ -33,8 +33,8 @@ USES_STATISTICS = True
 LARGEST = 2.0**96
 """Largest magnitude that can be encoded: sums of squares of rotated rows must stay finite in float64."""
 
-SURVIVORS = {"fast": 256, "normal": 512, "exact": 0}
-"""Paths that the search follows, by effort."""
+SURVIVORS = {"fast": 192, "normal": 512, "exact": 0}
+"""Paths that the search follows at each step, about, by effort; 0 for all."""
 
 _SPREAD = {1: 152.0, 2: 142.0, 3: 137.0, 4: 134.0, 5: 125.0, 6: 122.0, 7: 118.0, 8: 116.0}
 """Root mean square of a row in units of the code's integers (whose own is 147.8) at which the error of normally

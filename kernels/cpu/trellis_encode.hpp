@@ -1,8 +1,11 @@
 // The search for trellis codes (see trellis.hpp for what they mean), for every instruction set.
 #pragma once
 
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 
+#include "trellis.hpp"
 #include "values.hpp"
 
 namespace tilepress {
@@ -12,6 +15,41 @@ struct TrellisSearch {
     int window;
     // Paths that are followed at each step, about; 0 follows all.
     int survivors;
+
+    // A path's memory is its state without the oldest bits.
+    std::size_t memories() const { return std::size_t{1} << (window - bits); }
+    // Where a search that prunes would gain nothing, none does.
+    bool is_exact() const { return survivors == 0 || bits < 3 || memories() < 2 * static_cast<std::size_t>(survivors); }
+    // The most paths that a tile's steps keep, and room to write past them.
+    std::size_t list_size() const { return (kTrellisSteps + 1) * memories() + 64; }
+    // Values that a thread needs to search, from a multiple of 64 bytes on.
+    std::size_t workspace_size() const {
+        return is_exact() ? (kTrellisSteps + 1 + (std::size_t{1} << bits)) * memories() : memories() + 2 * list_size();
+    }
+};
+
+// Books of as many bits a weight, or more, are so fine that far distances would overflow.
+constexpr int kTrellisFineBits = 5;
+
+// The value of each state, and how the distance to it is priced, in units such that the distance is about 9 where
+// a search ends up: rounding to them costs some 0.001 bit.
+struct TrellisBook {
+    alignas(64) std::int16_t values[1 << 16];
+    std::uint16_t longest;  // no distance counts for more
+    std::uint16_t bend;     // bend * longest fits in 16 bits
+    float units;            // of 1
+
+    explicit TrellisBook(int bits) {
+        constexpr float kUnits[] = {1.0f / 6.0f, 1.0f / 3.0f, 2.0f / 3.0f, 1.0f, 2.0f, 4.0f, 8.0f, 8.0f};
+        constexpr float kLongest = 1638.0f;
+        units = kUnits[bits - 1];
+        longest = static_cast<std::uint16_t>(std::fmin(2.0f * kTrellisOffset * units + 2.0f, kLongest));
+        bend = static_cast<std::uint16_t>(0xffff / longest);
+        for (std::uint32_t state = 0; state < 1u << 16; ++state)
+            values[state] = in_units(static_cast<float>(trellis_value(state)));
+    }
+
+    std::int16_t in_units(float value) const { return static_cast<std::int16_t>(std::floor(value * units + 0.5f)); }
 };
 
 // Tiles of a matrix, in code units. Rows and columns are whole tiles.
@@ -23,8 +61,9 @@ struct TrellisTarget {
 };
 
 struct TrellisEncodeKernels {
-    // Encode the tiles `range`, numbered panel by panel; `book` has the value of each state.
-    void (*encode)(const TrellisSearch&, const TrellisTarget&, const float* book, Range range);
+    // Encode the tiles `range`, numbered panel by panel.
+    void (*encode)(const TrellisSearch&, const TrellisTarget&, const TrellisBook&, std::uint16_t* workspace,
+                   Range range);
 };
 
 TrellisEncodeKernels portable_trellis_encode_kernels();

@@ -3,7 +3,11 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <memory>
+#include <mutex>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings.hpp"
@@ -18,8 +22,41 @@ using namespace nb::literals;
 namespace tilepress {
 namespace {
 
-// Tiles that a thread takes at a time: its tables are set up once for them.
-constexpr std::int64_t kTilesAtOnce = 8;
+// Tiles that a thread takes at a time: a matrix of few tiles should keep all threads busy.
+constexpr std::int64_t kTilesAtOnce = 4;
+
+// Memory to search in, for as many threads as ask at once.
+class Workspaces {
+public:
+    explicit Workspaces(std::size_t size) : size_(size * sizeof(std::uint16_t)) {}
+
+    template <class Function>
+    void lend(Function function) {
+        Workspace workspace;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (!idle_.empty()) {
+                workspace = std::move(idle_.back());
+                idle_.pop_back();
+            }
+        }
+        if (!workspace) workspace.reset(::operator new(size_, kAlignment));
+        function(static_cast<std::uint16_t*>(workspace.get()));
+        const std::lock_guard<std::mutex> lock(mutex_);
+        idle_.push_back(std::move(workspace));
+    }
+
+private:
+    static constexpr std::align_val_t kAlignment{64};
+    struct Release {
+        void operator()(void* memory) const { ::operator delete(memory, kAlignment); }
+    };
+    using Workspace = std::unique_ptr<void, Release>;
+
+    std::size_t size_;
+    std::mutex mutex_;
+    std::vector<Workspace> idle_;
+};
 
 void encode(const std::string& instruction_set, int bits, int window, int survivors, std::int64_t panels,
             std::int64_t tiles, const Buffer& wanted, const Buffer& found, const Buffer& codes, int threads) {
@@ -33,13 +70,14 @@ void encode(const std::string& instruction_set, int bits, int window, int surviv
     require(holds(codes, panels, tiles, 32 * bits), "the codes do not fit the matrix's shape");
     if (codes.second == 0) return;
     const nb::gil_scoped_release released;
-    std::vector<float> book(std::size_t{1} << window);
-    for (std::size_t state = 0; state < book.size(); ++state)
-        book[state] = static_cast<float>(trellis_value(static_cast<std::uint32_t>(state)));
+    const TrellisSearch search{bits, window, survivors};
+    const auto book = std::make_unique<const TrellisBook>(bits);
+    Workspaces workspaces(search.workspace_size());
     const TrellisTarget target{reinterpret_cast<const float*>(wanted.first), reinterpret_cast<float*>(found.first),
                                reinterpret_cast<std::uint8_t*>(codes.first), tiles};
     parallel(panels * tiles, kTilesAtOnce, threads, [&](std::int64_t first, std::int64_t last) {
-        kernels.encode({bits, window, survivors}, target, book.data(), {first, last});
+        workspaces.lend(
+            [&](std::uint16_t* workspace) { kernels.encode(search, target, *book, workspace, {first, last}); });
     });
 }
 

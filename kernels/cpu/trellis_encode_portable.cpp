@@ -1,79 +1,100 @@
 // The search for trellis codes in plain C++.
 #include <array>
 
-#include "floats.hpp"
 #include "trellis_search.hpp"
 
 namespace tilepress {
 namespace {
 
 struct Portable {
-    using Values = std::array<float, 16>;
+    static constexpr unsigned kLanes = 16;
+    using Lanes = std::array<std::uint16_t, kLanes>;
 
     template <class Function>
-    static Values each(Function function) {
-        Values values;
-        for (std::size_t i = 0; i < 16; ++i) values[i] = function(i);
+    static Lanes each(Function function) {
+        Lanes values;
+        for (std::size_t i = 0; i < kLanes; ++i) values[i] = static_cast<std::uint16_t>(function(i));
         return values;
     }
-    static Values broadcast(float value) {
+    static Lanes broadcast(std::uint16_t value) {
         return each([=](std::size_t) { return value; });
     }
-    static Values load(const float* from) {
+    template <class Integer>
+    static Lanes load(const Integer* from) {
         return each([=](std::size_t i) { return from[i]; });
     }
-    static void store(float* to, const Values& values) { std::copy(values.begin(), values.end(), to); }
-    static Values add(const Values& a, const Values& b) {
-        return each([&](std::size_t i) { return a[i] + b[i]; });
-    }
-    static Values subtract(const Values& a, const Values& b) {
+    static void store(std::uint16_t* to, const Lanes& values) { std::copy(values.begin(), values.end(), to); }
+    static Lanes subtract(const Lanes& a, const Lanes& b) {
         return each([&](std::size_t i) { return a[i] - b[i]; });
     }
-    static Values multiply(const Values& a, const Values& b) {
-        return each([&](std::size_t i) { return a[i] * b[i]; });
+    static Lanes add_saturated(const Lanes& a, const Lanes& b) {
+        return each([&](std::size_t i) { return std::min(a[i] + b[i], 0xffff); });
     }
-    static Values minimum(const Values& a, const Values& b) {
-        return each([&](std::size_t i) { return a[i] < b[i] ? a[i] : b[i]; });
+    static Lanes subtract_saturated(const Lanes& a, const Lanes& b) {
+        return each([&](std::size_t i) { return std::max(a[i] - b[i], 0); });
     }
-    static float least(const Values& values) { return *std::min_element(values.begin(), values.end()); }
-    static unsigned up_to(const Values& values, const Values& limit) {
-        unsigned found = 0;
-        for (std::size_t i = 0; i < 16; ++i) found |= static_cast<unsigned>(values[i] <= limit[i]) << i;
+    static Lanes magnitude(const Lanes& a) {
+        return each([&](std::size_t i) { return std::abs(static_cast<std::int16_t>(a[i])); });
+    }
+    static Lanes minimum(const Lanes& a, const Lanes& b) {
+        return each([&](std::size_t i) { return std::min(a[i], b[i]); });
+    }
+    static Lanes multiply(const Lanes& a, const Lanes& b) {
+        return each([&](std::size_t i) { return static_cast<std::uint32_t>(a[i]) * b[i]; });
+    }
+    static Lanes bitwise_and(const Lanes& a, const Lanes& b) {
+        return each([&](std::size_t i) { return a[i] & b[i]; });
+    }
+    static Lanes equal(const Lanes& a, const Lanes& b) {
+        return each([&](std::size_t i) { return a[i] == b[i] ? 0xffff : 0; });
+    }
+    static std::uint32_t where_equal(const Lanes& a, const Lanes& b) {
+        std::uint32_t found = 0;
+        for (std::size_t i = 0; i < kLanes; ++i) found |= static_cast<std::uint32_t>(a[i] == b[i]) << i;
         return found;
     }
-    class Limits {
-    public:
-        void at(int i, float limit) { limits_[i] = limit; }
-        void count(const Values& values) {
-            for (int i = 0; i < 4; ++i)
-                for (const float value : values) counts_[i] += value <= limits_[i];
+    static std::uint16_t least(const Lanes& values) { return *std::min_element(values.begin(), values.end()); }
+    static std::uint32_t sum(const Lanes& values) {
+        std::uint32_t total = 0;
+        for (const std::uint16_t value : values) total += value;
+        return total;
+    }
+    static std::uint32_t append_up_to(const Lanes& costs, const Lanes& limits, const Lanes& values, const Lanes& others,
+                                      std::uint16_t* to, std::uint16_t* others_to) {
+        std::uint32_t count = 0;
+        for (std::size_t i = 0; i < kLanes; ++i) {
+            to[count] = values[i];
+            others_to[count] = others[i];
+            count += costs[i] <= limits[i];
         }
-        int counted(int i) const { return counts_[i]; }
-
-    private:
-        float limits_[4];
-        int counts_[4] = {};
-    };
+        return count;
+    }
     template <int kBits>
-    static Values spread(const float* from) {
+    static Lanes series(std::uint16_t first) {
+        return each([=](std::size_t i) { return first + (i << kBits); });
+    }
+    template <int kBits>
+    static Lanes spread(const std::uint16_t* from) {
         return each([=](std::size_t i) { return from[i >> kBits]; });
     }
     template <int kBits>
-    static Values with_origin(const Values& costs, std::uint32_t origin) {
-        constexpr std::uint32_t mask = ~((1u << kBits) - 1);
-        return each([&](std::size_t i) { return float_of_bits((bits_of_float(costs[i]) & mask) | origin); });
+    static Lanes load_runs(const std::int16_t* book, const std::uint16_t* runs, std::uint32_t begin) {
+        return each([=](std::size_t i) { return book[runs[i >> kBits] + begin + (i & ((1u << kBits) - 1))]; });
     }
     template <int kBits>
-    static void store_origins(std::uint8_t* to, const Values& costs) {
-        constexpr std::uint32_t mask = (1u << kBits) - 1;
-        for (std::size_t i = 0; i < 16; ++i) to[i] = static_cast<std::uint8_t>(bits_of_float(costs[i]) & mask);
+    static void lower_runs(std::uint16_t* to, const std::uint16_t* runs, std::uint16_t mask, std::uint32_t begin,
+                           const Lanes& values) {
+        for (std::size_t i = 0; i < kLanes; ++i) {
+            std::uint16_t& value = to[(runs[i >> kBits] & mask) + begin + (i & ((1u << kBits) - 1))];
+            value = std::min(value, values[i]);
+        }
     }
 };
 
 }  // namespace
 
 TrellisEncodeKernels portable_trellis_encode_kernels() {
-    return {encode<Portable>};
+    return {encode<Portable, Portable>};
 }
 
 }  // namespace tilepress

@@ -1,0 +1,38 @@
+// What a weight costs that is coded by some value: an integer of 16 bits, so that no result depends on the instruction
+// set. It is the squared distance in units of the book, and from the distance `bend` on, where squares would overflow,
+// a line.
+#pragma once
+
+#include <cstdlib>
+
+#include "trellis.hpp"
+#include "trellis_encode.hpp"
+
+namespace tilepress {
+namespace {
+
+constexpr std::uint16_t kUnreachable = 0xffff;
+
+template <class Set, int kBits>
+class Price {
+public:
+    explicit Price(const TrellisBook& book) : book_(book) {}
+
+    typename Set::Lanes operator()(typename Set::Lanes values, typename Set::Lanes target) const {
+        const auto distance = Set::magnitude(Set::subtract(values, target));
+        const auto bent = Set::minimum(distance, Set::broadcast(book_.bend));
+        if constexpr (kBits < kTrellisFineBits) return Set::multiply(bent, distance);
+        return Set::multiply(bent, Set::minimum(distance, Set::broadcast(book_.longest)));
+    }
+
+    std::uint32_t of(std::uint32_t state, std::int16_t wanted) const {
+        const auto distance = static_cast<std::uint32_t>(std::abs(book_.values[state] - wanted));
+        return std::min<std::uint32_t>(distance, book_.bend) * std::min<std::uint32_t>(distance, book_.longest);
+    }
+
+private:
+    const TrellisBook& book_;
+};
+
+}  // namespace
+}  // namespace tilepress
