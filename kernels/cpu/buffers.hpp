@@ -61,11 +61,18 @@ Kernels kernels_named(const std::string& set, Kernels (*portable)(), Kernels (*a
 
 }  // namespace tilepress
 
-// The kernels of a family, for the instruction set of this name.
-#if defined(TILEPRESS_X86)
-#define TILEPRESS_KERNELS(family, set) \
-    kernels_named(set, portable_##family##_kernels, avx2_##family##_kernels, avx512_##family##_kernels)
+// Units of instruction sets that were not built have no table; `supported_instruction_sets` leaves them out.
+#if defined(TILEPRESS_AVX2)
+#define TILEPRESS_AVX2_TABLE(family) avx2_##family##_kernels
 #else
-#define TILEPRESS_KERNELS(family, set) \
-    kernels_named(set, portable_##family##_kernels, portable_##family##_kernels, portable_##family##_kernels)
+#define TILEPRESS_AVX2_TABLE(family) portable_##family##_kernels
 #endif
+#if defined(TILEPRESS_AVX512)
+#define TILEPRESS_AVX512_TABLE(family) avx512_##family##_kernels
+#else
+#define TILEPRESS_AVX512_TABLE(family) portable_##family##_kernels
+#endif
+
+// The kernels of a family, for the instruction set of this name.
+#define TILEPRESS_KERNELS(family, set) \
+    kernels_named(set, portable_##family##_kernels, TILEPRESS_AVX2_TABLE(family), TILEPRESS_AVX512_TABLE(family))

@@ -64,6 +64,8 @@ def _decode(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     first, last = _panels(codes, row_signs, row_first, row_last)
+    if column_last > codes.shape[1] * PANEL_ROWS or row_last > codes.shape[0] * PANEL_ROWS:
+        raise CodecError("the codes are of fewer rows or columns than the weight")
     values = torch.empty((last - first) * PANEL_ROWS, codes.shape[1] * PANEL_ROWS, dtype=torch.float32)
     _decode_rotated(values, codes, scales, bits, window, (first, last))
     if row_signs is not None:

@@ -151,7 +151,8 @@ def test_truncated_shard_names_file_and_sizes(container: Path, tmp_path: Path) -
 
 def test_ctrl_c_leaves_a_conversion_that_resumes(llama: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs are born deaf to it
         "from tilepress.formats.container_writer import ContainerWriter\n"
         "write = ContainerWriter.write\n"
         "def slow(self, *args):\n"

@@ -100,6 +100,7 @@ def test_from_pretrained_works_whichever_package_comes_first(imports: str, conta
 def test_an_interrupt_while_importing_ends_with_one_sentence(delay: float, llama: Path, tmp_path: Path) -> None:
     script = (
         "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs are born deaf to it
         "from tilepress.__main__ import main\n"
         "install = signal.signal\n"
         "def tell(*arguments):\n"

@@ -293,6 +293,13 @@ def test_parts_that_do_not_fit_are_refused(part: str, instruction_set: str) -> N
                 matmul(torch.zeros(count, 100), other)
 
 
+@pytest.mark.parametrize("shape", [(40, 113), (57, 100)])
+def test_codes_of_fewer_rows_or_columns_are_refused(shape: tuple[int, int]) -> None:
+    encoded = hostile((40, 100), "trellis:bits=3,rotate=none")
+    with pytest.raises(CodecError, match="of fewer rows or columns"):
+        decode(Encoded(encoded.params, shape, encoded.dtype, encoded.parts))
+
+
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     encoded = hostile((1600, 640), "trellis:bits=4")
     x = values(2, 640)

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilepress.kernels import _native
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,6 +33,8 @@ class Sanitizer:
     environment: Mapping[str, str]
     launcher: tuple[str, ...] = ()
     compiler: str = "g++"
+    # What the kernels are built for; nothing stands for all that this machine runs.
+    instruction_sets: tuple[str, ...] = ()
 
 
 ADDRESS = Sanitizer(
@@ -73,6 +77,7 @@ def build(sanitizer: Sanitizer) -> Path:
     """
     folder = ROOT / "build" / f"sanitize-{sanitizer.name}"
     folder.mkdir(parents=True, exist_ok=True)
+    sets = sanitizer.instruction_sets or _native.instruction_sets()
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Without a build type: nanobind's own sources, which are not watched, compile fastest so.
@@ -80,6 +85,7 @@ def build(sanitizer: Sanitizer) -> Path:
             *(_program("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None"),
             *(f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_CXX_COMPILER={sanitizer.compiler}"),
             *(f"-DPython_EXECUTABLE={sys.executable}", f"-DTILEPRESS_SANITIZE={sanitizer.flags}"),
+            *("-DTILEPRESS_OPTIMIZATION=-O1", f"-DTILEPRESS_INSTRUCTION_SETS={';'.join(sets)}"),
         ])  # fmt: skip
         _run([_program("cmake"), "--build", str(folder)])
     return folder
