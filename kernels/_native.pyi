@@ -44,7 +44,15 @@ def lossless_table(counts: Buffer, dtype: str, table: Buffer) -> None:
     """Write the table that suits these counts."""
 
 def lossless_encode(
-    values: Buffer, dtype: str, rows: int, columns: int, table: Buffer, payload: Buffer, sizes: Buffer, threads: int
+    instruction_set: str,
+    values: Buffer,
+    dtype: str,
+    rows: int,
+    columns: int,
+    table: Buffer,
+    payload: Buffer,
+    sizes: Buffer,
+    threads: int,
 ) -> int:
     """Encode values [rows, columns] into consecutive blocks, whose bytes go to `sizes`, int64 [panels, blocks].
 
@@ -249,6 +257,7 @@ def sz_fit(values: Buffer, dtype: str, rows: int, columns: int, bound: float, pr
     """Write the table that suits values [rows, columns]."""
 
 def sz_encode(
+    instruction_set: str,
     values: Buffer,
     dtype: str,
     rows: int,

@@ -1,4 +1,4 @@
-"""Encoder of `lossless`: one table a tensor from the counts of all its bytes, then block by block, natively.
+"""Encoder of `lossless`: one table a tensor from the bytes of a sample of its panels, then block by block, natively.
 
 Version 1 is written where it is asked for: byte planes of each panel, each through zstd unless that makes it longer.
 """
@@ -9,9 +9,8 @@ import torch
 
 from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs.lossless_version1 import encode_version1
-from tilepress.compress.codecs.panels import as_matrix, runs
+from tilepress.compress.codecs.panels import as_matrix, encode_runs, runs, sample
 from tilepress.kernels import PANEL_ROWS, BackendError, Encoded
-from tilepress.kernels.encoded import bytes_of
 from tilepress.kernels.layout.lossless import (
     BLOCK_COLUMNS,
     PLANE_WIDTHS,
@@ -19,15 +18,18 @@ from tilepress.kernels.layout.lossless import (
     most_block_bytes,
     table_bytes,
 )
-from tilepress.kernels.layout.offsets import aligned, offsets_length
 
 try:
     from tilepress.kernels import _native
     from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+    from tilepress.kernels.cpu.instruction_set import instruction_set
 except ImportError:
     _HAS_NATIVE = False
 else:
     _HAS_NATIVE = True
+
+SAMPLE_VALUES = 1 << 17
+"""About so many values choose the table. A byte that they lack is not lost: it costs an exception."""
 
 
 def encode(weight: torch.Tensor, params: LosslessParams, statistics: Statistics | None = None) -> Encoded:
@@ -48,48 +50,37 @@ def encode(weight: torch.Tensor, params: LosslessParams, statistics: Statistics 
 
 
 def _encode(matrix: torch.Tensor) -> dict[str, torch.Tensor]:
+    name, columns = DTYPE_NAMES[matrix.dtype], matrix.shape[1]
     table = _table(matrix)
-    blocks = -(-matrix.shape[1] // BLOCK_COLUMNS)
-    payload = bytearray()
-    sizes = []
-    for run in runs(matrix):
-        rows, columns = run.shape
-        count = -(-rows // PANEL_ROWS) * blocks
-        most = most_block_bytes(run.dtype, PANEL_ROWS * min(columns, BLOCK_COLUMNS))
-        room = torch.empty(count * most, dtype=torch.uint8)
-        run_sizes = torch.empty(count, dtype=torch.int64)
-        values = run.contiguous()
-        written = _native.lossless_encode(
-            buffer(values),
-            DTYPE_NAMES[run.dtype],
-            rows,
-            columns,
+
+    def encode_run(run: torch.Tensor, room: torch.Tensor, sizes: torch.Tensor) -> int:
+        return _native.lossless_encode(
+            instruction_set(),
+            buffer(run),
+            name,
+            *run.shape,
             buffer(table),
             buffer(room),
-            buffer(run_sizes),
+            buffer(sizes),
             torch.get_num_threads(),
         )
-        payload += bytes_of(room[:written])
-        sizes.append(run_sizes)
-    return {"payload": _padded(payload), "offsets": _offsets(sizes), "table": table}
+
+    most = most_block_bytes(matrix.dtype, PANEL_ROWS * min(columns, BLOCK_COLUMNS))
+    return {**encode_runs(matrix, -(-columns // BLOCK_COLUMNS), most, encode_run), "table": table}
 
 
 def _table(matrix: torch.Tensor) -> torch.Tensor:
-    name = DTYPE_NAMES[matrix.dtype]
-    counts = torch.zeros(len(PLANE_WIDTHS[matrix.dtype]), 256, dtype=torch.int64)
-    for run in runs(matrix):
-        values = run.contiguous()
-        _native.lossless_count(buffer(values), name, buffer(counts), torch.get_num_threads())
+    counts = _counts(sample(matrix, SAMPLE_VALUES))
+    if bool((counts.count_nonzero(dim=1) <= 1).any()):
+        # Only the whole tensor can say that all its values have the same byte.
+        counts = sum((_counts(run.contiguous()) for run in runs(matrix)), torch.zeros_like(counts))
     table = torch.empty(table_bytes(matrix.dtype), dtype=torch.uint8)
-    _native.lossless_table(buffer(counts), name, buffer(table))
+    _native.lossless_table(buffer(counts), DTYPE_NAMES[matrix.dtype], buffer(table))
     return table
 
 
-def _padded(payload: bytearray) -> torch.Tensor:
-    payload += bytes(aligned(len(payload)) - len(payload))
-    return torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8)
-
-
-def _offsets(sizes: list[torch.Tensor]) -> torch.Tensor:
-    ends = torch.cat([torch.zeros(1, dtype=torch.int64), *sizes]).cumsum(0)
-    return torch.cat([ends, ends[-1:].expand(offsets_length(len(ends) - 1) - len(ends))])
+def _counts(values: torch.Tensor) -> torch.Tensor:
+    """How often each plane has each byte: int64 [planes, 256]."""
+    counts = torch.zeros(len(PLANE_WIDTHS[values.dtype]), 256, dtype=torch.int64)
+    _native.lossless_count(buffer(values), DTYPE_NAMES[values.dtype], buffer(counts), torch.get_num_threads())
+    return counts

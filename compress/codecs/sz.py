@@ -9,15 +9,14 @@ from __future__ import annotations
 import torch
 
 from tilepress.compress.calibration.statistics import Statistics
-from tilepress.compress.codecs.panels import as_matrix, runs
+from tilepress.compress.codecs.panels import as_matrix, encode_runs, runs, sample
 from tilepress.kernels import PANEL_ROWS, BackendError, Encoded
-from tilepress.kernels.encoded import bytes_of
-from tilepress.kernels.layout.offsets import aligned, offsets_length
 from tilepress.kernels.layout.sz import TABLE_BYTES, TILE_COLUMNS, SzParams, most_tile_bytes, tiles_across
 
 try:
     from tilepress.kernels import _native
     from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+    from tilepress.kernels.cpu.instruction_set import instruction_set
 except ImportError:
     _HAS_NATIVE = False
 else:
@@ -38,54 +37,29 @@ def encode(weight: torch.Tensor, params: SzParams, statistics: Statistics | None
         raise BackendError("codec sz needs the native kernels to compress; they are not built here")
     matrix = as_matrix(weight)
     bound = params.abs if params.abs is not None else float(params.rel or 0) * _value_range(matrix)
+    name = DTYPE_NAMES[weight.dtype]
     table = torch.empty(TABLE_BYTES, dtype=torch.uint8)
-    sample = _sample(matrix)
-    _native.sz_fit(
-        buffer(sample),
-        DTYPE_NAMES[weight.dtype],
-        sample.shape[0],
-        sample.shape[1],
-        bound,
-        params.predictor,
-        buffer(table),
-    )
-    payload = bytearray()
-    sizes = [torch.zeros(1, dtype=torch.int64)]
-    for run in runs(matrix):
-        data, run_sizes = _encode_run(run.contiguous(), bound, params.predictor, table)
-        payload += bytes_of(data)
-        sizes.append(run_sizes)
-    payload += bytes(aligned(len(payload)) - len(payload))
-    ends = torch.cat(sizes).cumsum(0)
-    parts = {
-        "payload": torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8),
-        "offsets": torch.cat([ends, ends[-1:].expand(offsets_length(len(ends) - 1) - len(ends))]),
-        "table": table,
-    }
-    return Encoded(params, tuple(weight.shape), weight.dtype, parts)
+    chosen = sample(matrix, SAMPLE_VALUES)
+    _native.sz_fit(buffer(chosen), name, *chosen.shape, bound, params.predictor, buffer(table))
 
+    def encode_run(run: torch.Tensor, room: torch.Tensor, sizes: torch.Tensor) -> int:
+        return _native.sz_encode(
+            instruction_set(),
+            buffer(run),
+            name,
+            *run.shape,
+            bound,
+            params.predictor,
+            buffer(table),
+            buffer(room),
+            buffer(sizes),
+            torch.get_num_threads(),
+        )
 
-def _encode_run(
-    run: torch.Tensor, bound: float, predictor: str, table: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tiles of a run of panels, and the bytes of each."""
-    rows, columns = run.shape
-    count = -(-rows // PANEL_ROWS) * tiles_across(columns)
-    room = torch.empty(count * most_tile_bytes(run.dtype, PANEL_ROWS * min(columns, TILE_COLUMNS)), dtype=torch.uint8)
-    sizes = torch.empty(count, dtype=torch.int64)
-    written = _native.sz_encode(
-        buffer(run),
-        DTYPE_NAMES[run.dtype],
-        rows,
-        columns,
-        bound,
-        predictor,
-        buffer(table),
-        buffer(room),
-        buffer(sizes),
-        torch.get_num_threads(),
-    )
-    return room[:written], sizes
+    columns = matrix.shape[1]
+    most = most_tile_bytes(weight.dtype, PANEL_ROWS * min(columns, TILE_COLUMNS))
+    parts = encode_runs(matrix, tiles_across(columns), most, encode_run)
+    return Encoded(params, tuple(weight.shape), weight.dtype, {**parts, "table": table})
 
 
 def _value_range(matrix: torch.Tensor) -> float:
@@ -97,14 +71,3 @@ def _value_range(matrix: torch.Tensor) -> float:
             low, high = torch.aminmax(finite)
             lowest, highest = min(lowest, float(low)), max(highest, float(high))
     return max(0.0, highest - lowest)
-
-
-def _sample(matrix: torch.Tensor) -> torch.Tensor:
-    """Whole panels, evenly spread over the matrix: about `SAMPLE_VALUES` values or all there are."""
-    rows, columns = matrix.shape
-    panels = -(-rows // PANEL_ROWS)
-    wanted = min(panels, -(-SAMPLE_VALUES // max(1, PANEL_ROWS * columns)))
-    if wanted == panels:
-        return matrix.contiguous()
-    firsts = [panel * panels // wanted * PANEL_ROWS for panel in range(wanted)]
-    return torch.cat([matrix[first : first + PANEL_ROWS] for first in firsts])

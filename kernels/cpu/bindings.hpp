@@ -6,7 +6,9 @@
 namespace tilepress {
 
 void bind_lossless(nanobind::module_& module);
+void bind_lossless_encode(nanobind::module_& module);
 void bind_sz(nanobind::module_& module);
+void bind_sz_encode(nanobind::module_& module);
 void bind_tile_encoders(nanobind::module_& module);
 void bind_tiles(nanobind::module_& module);
 void bind_trellis(nanobind::module_& module);

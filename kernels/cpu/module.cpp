@@ -11,7 +11,9 @@ NB_MODULE(_native, module) {
     module.def("instruction_sets", &tilepress::supported_instruction_sets,
                "Instruction sets that this machine can run, the slowest first.");
     tilepress::bind_lossless(module);
+    tilepress::bind_lossless_encode(module);
     tilepress::bind_sz(module);
+    tilepress::bind_sz_encode(module);
     tilepress::bind_tile_encoders(module);
     tilepress::bind_tiles(module);
     tilepress::bind_trellis(module);

@@ -12,17 +12,12 @@
 #include <cstring>
 
 #include "arithmetic.hpp"
-#include "rans.hpp"
+#include "rans_bytes.hpp"
 
 namespace tilepress {
 namespace {
 
 constexpr std::int64_t kRansReach = 64;
-
-struct RansBytes {
-    alignas(32) std::uint8_t low[kRansLanes];
-    alignas(32) std::uint8_t high[kRansLanes];
-};
 
 // The last bytes of a stream, followed by the zeros that stand for what is past its end.
 struct RansTail {

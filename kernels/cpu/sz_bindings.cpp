@@ -1,4 +1,4 @@
-// The bindings of `sz` (sz.hpp, sz_encode.hpp, sz_fit.hpp).
+// The bindings of `sz` (sz.hpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -9,8 +9,7 @@
 
 #include "bindings.hpp"
 #include "panel_bindings.hpp"
-#include "sz_encode.hpp"
-#include "sz_fit.hpp"
+#include "sz_checks.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -28,33 +27,6 @@ struct SzParts {
     std::int64_t rows;
     std::int64_t columns;
 };
-
-Predictor predictor_named(const std::string& name) {
-    if (name == "none") return Predictor::none;
-    if (name == "lorenzo1") return Predictor::lorenzo1;
-    if (name == "lorenzo2") return Predictor::lorenzo2;
-    throw std::invalid_argument("there is no predictor of this name");
-}
-
-std::int64_t tiles_of(std::int64_t columns) {
-    return (columns + kSzColumns - 1) / kSzColumns;
-}
-
-std::int64_t panels_of(std::int64_t rows) {
-    return (rows + kSide - 1) / kSide;
-}
-
-void require_shape(std::int64_t rows, std::int64_t columns) {
-    require(0 <= rows && rows <= kMost && 0 <= columns && columns <= kMost, "the weight's shape is out of bounds");
-}
-
-SzCode checked_table(const Buffer& table, const std::string& predictor) {
-    SzCode code;
-    require(holds(table, 1, 1, kSzTableBytes), "the table has a wrong length");
-    require(read_sz_table(reinterpret_cast<const std::uint8_t*>(table.first), predictor_named(predictor), code),
-            "the table is damaged");
-    return code;
-}
 
 Sz checked(const SzParts& parts, std::atomic<bool>& is_damaged) {
     require_shape(parts.rows, parts.columns);
@@ -90,68 +62,6 @@ void multiply(const std::string& instruction_set, const SzParts& parts, const Bo
     require(!is_damaged, "a tile is damaged");
 }
 
-// The tiles of a matrix, panel by panel.
-struct Blocks {
-    const std::uint8_t* values;
-    Dtype dtype;
-    std::int64_t rows;
-    std::int64_t columns;
-
-    Blocks(const Buffer& buffer, const std::string& name, std::int64_t rows, std::int64_t columns)
-        : values(reinterpret_cast<const std::uint8_t*>(buffer.first)),
-          dtype(dtype_named(name)),
-          rows(rows),
-          columns(columns) {
-        require_shape(rows, columns);
-        require(holds(buffer, rows, columns, size_of(dtype)), "the values do not fit the shape");
-    }
-    std::int64_t count() const { return panels_of(rows) * tiles_of(columns); }
-    SzBlock operator[](std::int64_t number) const {
-        const std::int64_t row = number / tiles_of(columns) * kSide, column = number % tiles_of(columns) * kSzColumns;
-        return {values + (row * columns + column) * size_of(dtype), dtype, std::min(kSide, rows - row),
-                std::min(kSzColumns, columns - column), columns};
-    }
-};
-
-void fit(const Buffer& values, const std::string& dtype, std::int64_t rows, std::int64_t columns, double bound,
-         const std::string& predictor, const Buffer& table) {
-    const Blocks blocks(values, dtype, rows, columns);
-    const Predictor known = predictor_named(predictor);
-    require(bound >= 0, "the bound is not a number from 0 on");
-    require(holds(table, 1, 1, kSzTableBytes), "the table has a wrong length");
-    const nb::gil_scoped_release released;
-    std::vector<SzBlock> all;
-    for (std::int64_t number = 0; number < blocks.count(); ++number) all.push_back(blocks[number]);
-    write_sz_table(fit_sz_code(all, bound, known), reinterpret_cast<std::uint8_t*>(table.first));
-}
-
-// Encode tile after tile; `sizes` is int64 [panels][tiles]. Returns the bytes written.
-std::int64_t encode(const Buffer& values, const std::string& dtype, std::int64_t rows, std::int64_t columns,
-                    double bound, const std::string& predictor, const Buffer& table, const Buffer& payload,
-                    const Buffer& sizes, int threads) {
-    const Blocks blocks(values, dtype, rows, columns);
-    const SzEncoder encoder(checked_table(table, predictor), bound);
-    const std::int64_t count = blocks.count();
-    require(holds(sizes, 1, count, sizeof(std::int64_t)), "the sizes do not fit the shape");
-    // Each tile has a place for the most that it can take; what they leave free is closed up afterwards.
-    const std::int64_t most = most_sz_tile_bytes(blocks.dtype, kSide * std::min(columns, kSzColumns));
-    require(payload.second >= 0 && (count == 0 || payload.second / count >= most),
-            "the payload has no room for the tiles");
-    const nb::gil_scoped_release released;
-    auto* to = reinterpret_cast<std::uint8_t*>(payload.first);
-    auto* written = reinterpret_cast<std::int64_t*>(sizes.first);
-    const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / kSzTileValues);
-    parallel(count, step, threads, [&](std::int64_t first, std::int64_t last) {
-        SzEncoder::Room room;
-        for (std::int64_t number = first; number < last; ++number)
-            written[number] = encoder.encode(blocks[number], room, to + number * most);
-    });
-    std::int64_t end = 0;
-    for (std::int64_t number = 0; number < count; end += written[number++])
-        std::memmove(to + end, to + number * most, static_cast<std::size_t>(written[number]));
-    return end;
-}
-
 }  // namespace
 
 void bind_sz(nb::module_& module) {
@@ -162,10 +72,6 @@ void bind_sz(nb::module_& module) {
                "threads"_a, "Decode a range into `values`.");
     module.def("sz_multiply", &multiply, "instruction_set"_a, "parts"_a, "rows"_a, "x"_a, "bias"_a, "y"_a, "dtype"_a,
                "count"_a, "threads"_a, "Write x @ weight[rows].T + bias to `y`.");
-    module.def("sz_fit", &fit, "values"_a, "dtype"_a, "rows"_a, "columns"_a, "bound"_a, "predictor"_a, "table"_a,
-               "Write the table that suits these values.");
-    module.def("sz_encode", &encode, "values"_a, "dtype"_a, "rows"_a, "columns"_a, "bound"_a, "predictor"_a, "table"_a,
-               "payload"_a, "sizes"_a, "threads"_a, "Encode values into consecutive tiles.");
 }
 
 }  // namespace tilepress

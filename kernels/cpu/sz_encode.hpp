@@ -1,40 +1,47 @@
-// The encoder of `sz` (sz.hpp): the code that suits a tensor, and its tiles.
+// The encoder of `sz` (sz.hpp), for every instruction set. What it writes depends on nothing but its arguments.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
-#include "rans_encode.hpp"
-#include "sz_quantize.hpp"
+#include "sz.hpp"
 
 namespace tilepress {
 
-// The table of a code, kSzTableBytes, and back. False where a table is damaged.
-void write_sz_table(const SzCode& code, std::uint8_t* table);
-bool read_sz_table(const std::uint8_t* table, Predictor predictor, SzCode& code);
-
-class SzEncoder {
-public:
-    SzEncoder(const SzCode& code, double bound) : code_(code), encoder_(code.model), bound_(bound) {}
-
-    // What one thread needs beside it.
-    struct Room {
-        std::vector<std::int32_t> residuals = std::vector<std::int32_t>(kSzTileValues);
-        std::vector<std::int32_t> exceptions = std::vector<std::int32_t>(kSzTileValues);
-        std::vector<std::int32_t> outliers;
-        std::vector<std::uint8_t> symbols = std::vector<std::uint8_t>(kSzTileValues);
-        std::vector<std::uint8_t> low = std::vector<std::uint8_t>(kSzTileValues);
-        std::vector<std::uint8_t> packed = std::vector<std::uint8_t>(2 * kSzTileValues);
-        std::vector<std::uint8_t> stream = std::vector<std::uint8_t>(kRansStateBytes + kSzTileValues);
-    };
-
-    // Write a tile of at most `most_sz_tile_bytes` to `to`; returns its bytes.
-    std::int64_t encode(const SzBlock& block, Room& room, std::uint8_t* to) const;
-
-private:
-    SzCode code_;
-    RansEncoder encoder_;
-    double bound_;
+// A tile of a matrix: `width` values a row, `stride` from one row to the next.
+struct SzBlock {
+    const void* values;
+    Dtype dtype;
+    std::int64_t rows;
+    std::int64_t width;
+    std::int64_t stride;
 };
+
+// A matrix and its tiles, panel by panel.
+struct SzMatrix {
+    const std::uint8_t* values;
+    Dtype dtype;
+    std::int64_t rows;
+    std::int64_t columns;
+
+    std::int64_t tiles_across() const { return (columns + kSzColumns - 1) / kSzColumns; }
+    std::int64_t tiles() const { return (rows + kSide - 1) / kSide * tiles_across(); }
+    SzBlock tile(std::int64_t number) const {
+        const std::int64_t row = number / tiles_across() * kSide, column = number % tiles_across() * kSzColumns;
+        const std::int64_t below = rows - row, right = columns - column;
+        return {values + (row * columns + column) * size_of(dtype), dtype, below < kSide ? below : kSide,
+                right < kSzColumns ? right : kSzColumns, columns};
+    }
+};
+
+struct SzEncodeKernels {
+    // Encode the tiles `range`, so that decoded values are within `bound`. Tile n is written to `to + n * stride`, of
+    // which it takes sizes[n] bytes: a multiple of kSzAlignment and at most `most_sz_tile_bytes`.
+    void (*encode)(const SzCode&, double bound, const SzMatrix&, Range range, std::int64_t stride, std::uint8_t* to,
+                   std::int64_t* sizes);
+};
+
+SzEncodeKernels portable_sz_encode_kernels();
+SzEncodeKernels avx2_sz_encode_kernels();
+SzEncodeKernels avx512_sz_encode_kernels();
 
 }  // namespace tilepress

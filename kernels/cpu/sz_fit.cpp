@@ -6,7 +6,8 @@
 #include <functional>
 #include <limits>
 
-#include "rans_encode.hpp"
+#include "rans_model.hpp"
+#include "sz_quantize.hpp"
 
 namespace tilepress {
 namespace {
@@ -99,12 +100,12 @@ void choose_shift(const std::vector<std::int32_t>& residuals, double outlier_bit
 }
 
 Choice choose(const std::vector<SzBlock>& blocks, double bound, float step, Predictor predictor) {
-    std::vector<std::int32_t> residuals, outliers;
+    std::vector<std::int32_t> residuals;
+    std::vector<std::uint16_t> outliers;
     double outlier_bits = 0;
     for (const SzBlock& block : blocks) {
-        const std::size_t before = residuals.size();
-        residuals.resize(before + static_cast<std::size_t>(block.rows * block.width));
-        quantize(block, bound, step, kSzMostInteger, predictor, residuals.data() + before, outliers);
+        quantize(block, bound, step, kSzMostInteger, predictor, outliers,
+                 [&](const std::int32_t* row) { residuals.insert(residuals.end(), row, row + block.width); });
         outlier_bits += static_cast<double>(outliers.size()) * 8 * static_cast<double>(2 + size_of(block.dtype));
     }
     Choice choice;

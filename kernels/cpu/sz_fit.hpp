@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "sz_quantize.hpp"
+#include "sz_encode.hpp"
 
 namespace tilepress {
 

@@ -268,7 +268,7 @@ def test_no_argument_leads_native_code_astray(data: st.DataObject) -> None:
             chosen, weight, ranges[0], room, (0, -1), room, "float32", data.draw(number), 2
         ),
         lambda: native.lossless_table(counts, dtype, room),
-        lambda: native.lossless_encode(room, dtype, *ranges[0], buffers[2], room, room, 2),
+        lambda: native.lossless_encode(chosen, room, dtype, *ranges[0], buffers[2], room, room, 2),
     )
     for call in calls:
         try:
