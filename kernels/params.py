@@ -7,6 +7,7 @@ option = key "=" value
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Params:
         Raises:
             CodecError: an unknown option, a value of the wrong type, or one that the codec refuses.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
         for key, value in values.items():
             if key not in known:
@@ -104,7 +105,7 @@ class Params:
         Raises:
             CodecError: as `from_dict`, or text that isn't a list of options.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         values: dict[str, object] = {}
         for option in filter(None, options.split(",")):
             key, equals, text = (piece.strip() for piece in option.partition("="))
@@ -138,6 +139,12 @@ def _alternatives(hint: object) -> tuple[type, ...]:
 def _type_names(hint: object) -> str:
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
     return " or ".join(names.get(option, str(option)) for option in _alternatives(hint))
+
+
+@functools.cache
+def _hints(params: type[Params]) -> dict[str, object]:
+    """Types of the options, which take longer to look up than a small tensor takes to encode."""
+    return typing.get_type_hints(params)
 
 
 def _fits(value: object, hint: object) -> bool:

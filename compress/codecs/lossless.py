@@ -28,7 +28,7 @@ except ImportError:
 else:
     _HAS_NATIVE = True
 
-SAMPLE_VALUES = 1 << 17
+SAMPLE_VALUES = 1 << 15
 """About so many values choose the table. A byte that they lack is not lost: it costs an exception."""
 
 

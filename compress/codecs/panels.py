@@ -57,16 +57,20 @@ def encode_runs(
             int64 [pieces]; returns the bytes of all.
     """
     payload = bytearray()
+    rows_left = matrix.shape[0]
     ends = [torch.zeros(1, dtype=torch.int64)]
     room = torch.empty(0, dtype=torch.uint8)
     for run in runs(matrix):
         sizes = torch.empty(-(-run.shape[0] // PANEL_ROWS) * across, dtype=torch.int64)
         if room.numel() < len(sizes) * most_bytes:
-            room = torch.empty(len(sizes) * most_bytes, dtype=torch.uint8)
-        written = encode(run.contiguous(), room, sizes)
-        payload += bytes_of(room[:written])
+            room = torch.empty(aligned(len(sizes) * most_bytes), dtype=torch.uint8)
+        end = written = encode(run.contiguous(), room, sizes)
+        rows_left -= run.shape[0]
+        if rows_left == 0:  # now, since to grow the payload may be to copy it
+            end = aligned(len(payload) + written) - len(payload)
+            room[written:end] = 0
+        payload += bytes_of(room[:end])
         ends.append(ends[-1][-1] + sizes.cumsum(0))
-    payload += bytes(aligned(len(payload)) - len(payload))
     offsets = torch.cat(ends)
     return {
         "payload": torch.frombuffer(payload, dtype=torch.uint8) if payload else torch.empty(0, dtype=torch.uint8),

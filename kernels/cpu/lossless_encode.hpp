@@ -20,9 +20,9 @@ struct LosslessMatrix {
 };
 
 struct LosslessEncodeKernels {
-    // Encode the blocks `range`, numbered panel by panel. Block n is written to `to + n * stride`, of which it takes
-    // sizes[n] bytes: a multiple of kBlockAlignment and at most `most_block_bytes`.
-    void (*encode)(const LosslessMatrix&, Range range, std::int64_t stride, std::uint8_t* to, std::int64_t* sizes);
+    // Encode the blocks `range`, numbered panel by panel, one after the other to `to`. Block n takes sizes[n] bytes: a
+    // multiple of kBlockAlignment and at most `most_block_bytes`.
+    void (*encode)(const LosslessMatrix&, Range range, std::uint8_t* to, std::int64_t* sizes);
 };
 
 LosslessEncodeKernels portable_lossless_encode_kernels();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings.hpp"
+#include "encoded_pieces.hpp"
 #include "lossless_checks.hpp"
 #include "lossless_encode.hpp"
 #include "parallel.hpp"
@@ -61,19 +62,16 @@ std::int64_t encode(const std::string& instruction_set, const Buffer& values, co
     const std::int64_t size = size_of(codes.dtype), panels = panels_of(rows), blocks = blocks_of(columns);
     require(holds(values, rows, columns, size), "the values do not fit the shape");
     require(holds(sizes, panels, blocks, sizeof(std::int64_t)), "the sizes do not fit the shape");
-    // Each block has a place for the most that it can take; what they leave free is closed up afterwards.
     const std::int64_t most = most_block_bytes(codes.dtype, kSide * std::min(columns, kBlockColumns));
     require(payload.second >= panels * blocks * most, "the payload has no room for the blocks");
     const nb::gil_scoped_release released;
     const LosslessMatrix matrix{codes, reinterpret_cast<const void*>(values.first), rows, columns};
     auto* to = reinterpret_cast<std::uint8_t*>(payload.first);
     auto* written = reinterpret_cast<std::int64_t*>(sizes.first);
-    parallel(panels * blocks, kEncodedBlocks, threads,
-             [&](std::int64_t first, std::int64_t last) { kernels.encode(matrix, {first, last}, most, to, written); });
-    std::int64_t end = 0;
-    for (std::int64_t number = 0; number < panels * blocks; end += written[number++])
-        std::memmove(to + end, to + number * most, static_cast<std::size_t>(written[number]));
-    return end;
+    return encode_pieces(panels * blocks, kEncodedBlocks, most, threads, to, written,
+                         [&](std::int64_t first, std::int64_t last, std::uint8_t* place) {
+                             kernels.encode(matrix, {first, last}, place, written);
+                         });
 }
 
 }  // namespace

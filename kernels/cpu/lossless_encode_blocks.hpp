@@ -146,17 +146,16 @@ private:
 };
 
 template <class Pushers>
-void encode_lossless(const LosslessMatrix& matrix, Range range, std::int64_t stride, std::uint8_t* to,
-                     std::int64_t* sizes) {
+void encode_lossless(const LosslessMatrix& matrix, Range range, std::uint8_t* to, std::int64_t* sizes) {
     const auto writer = std::make_unique<BlockWriter<Pushers>>(matrix.codes);
     const std::int64_t across = matrix.blocks_across();
     for (std::int64_t number = range.first; number < range.last; ++number) {
         const std::int64_t row = number / across * kSide, column = number % across * kBlockColumns;
         const auto* values = static_cast<const std::uint8_t*>(matrix.values) +
                              (row * matrix.columns + column) * size_of(matrix.codes.dtype);
-        sizes[number] =
-            writer->write(values, smaller(kSide, matrix.rows - row), smaller(kBlockColumns, matrix.columns - column),
-                          matrix.columns, to + number * stride);
+        sizes[number] = writer->write(values, smaller(kSide, matrix.rows - row),
+                                      smaller(kBlockColumns, matrix.columns - column), matrix.columns, to);
+        to += sizes[number];
     }
 }
 

@@ -34,10 +34,9 @@ struct SzMatrix {
 };
 
 struct SzEncodeKernels {
-    // Encode the tiles `range`, so that decoded values are within `bound`. Tile n is written to `to + n * stride`, of
-    // which it takes sizes[n] bytes: a multiple of kSzAlignment and at most `most_sz_tile_bytes`.
-    void (*encode)(const SzCode&, double bound, const SzMatrix&, Range range, std::int64_t stride, std::uint8_t* to,
-                   std::int64_t* sizes);
+    // Encode the tiles `range`, so that decoded values are within `bound`, one after the other to `to`. Tile n takes
+    // sizes[n] bytes: a multiple of kSzAlignment and at most `most_sz_tile_bytes`.
+    void (*encode)(const SzCode&, double bound, const SzMatrix&, Range range, std::uint8_t* to, std::int64_t* sizes);
 };
 
 SzEncodeKernels portable_sz_encode_kernels();

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bindings.hpp"
-#include "parallel.hpp"
+#include "encoded_pieces.hpp"
 #include "sz_checks.hpp"
 #include "sz_encode.hpp"
 #include "sz_fit.hpp"
@@ -52,20 +52,16 @@ std::int64_t encode(const std::string& instruction_set, const Buffer& values, co
     require(bound >= 0, "the bound is not a number from 0 on");
     const std::int64_t count = matrix.tiles();
     require(holds(sizes, 1, count, sizeof(std::int64_t)), "the sizes do not fit the shape");
-    // Each tile has a place for the most that it can take; what they leave free is closed up afterwards.
     const std::int64_t most = most_sz_tile_bytes(matrix.dtype, kSide * std::min(columns, kSzColumns));
     require(payload.second >= 0 && (count == 0 || payload.second / count >= most),
             "the payload has no room for the tiles");
     const nb::gil_scoped_release released;
     auto* to = reinterpret_cast<std::uint8_t*>(payload.first);
     auto* written = reinterpret_cast<std::int64_t*>(sizes.first);
-    parallel(count, kEncodedTiles, threads, [&](std::int64_t first, std::int64_t last) {
-        kernels.encode(code, bound, matrix, {first, last}, most, to, written);
-    });
-    std::int64_t end = 0;
-    for (std::int64_t number = 0; number < count; end += written[number++])
-        std::memmove(to + end, to + number * most, static_cast<std::size_t>(written[number]));
-    return end;
+    return encode_pieces(count, kEncodedTiles, most, threads, to, written,
+                         [&](std::int64_t first, std::int64_t last, std::uint8_t* place) {
+                             kernels.encode(code, bound, matrix, {first, last}, place, written);
+                         });
 }
 
 }  // namespace

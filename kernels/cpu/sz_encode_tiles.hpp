@@ -148,11 +148,13 @@ private:
 };
 
 template <class Pushers>
-void encode_sz(const SzCode& code, double bound, const SzMatrix& matrix, Range range, std::int64_t stride,
-               std::uint8_t* to, std::int64_t* sizes) {
+void encode_sz(const SzCode& code, double bound, const SzMatrix& matrix, Range range, std::uint8_t* to,
+               std::int64_t* sizes) {
     const auto writer = std::make_unique<SzTileWriter<Pushers>>(code, bound);
-    for (std::int64_t number = range.first; number < range.last; ++number)
-        sizes[number] = writer->write(matrix.tile(number), to + number * stride);
+    for (std::int64_t number = range.first; number < range.last; ++number) {
+        sizes[number] = writer->write(matrix.tile(number), to);
+        to += sizes[number];
+    }
 }
 
 }  // namespace
