@@ -7,7 +7,6 @@ option = key "=" value
 from __future__ import annotations
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -141,10 +140,14 @@ def _type_names(hint: object) -> str:
     return " or ".join(names.get(option, str(option)) for option in _alternatives(hint))
 
 
-@functools.cache
+_HINTS: dict[type[Params], dict[str, object]] = {}
+"""Types of the options, which take longer to look up than a small tensor takes to encode."""
+
+
 def _hints(params: type[Params]) -> dict[str, object]:
-    """Types of the options, which take longer to look up than a small tensor takes to encode."""
-    return typing.get_type_hints(params)
+    if params not in _HINTS:
+        _HINTS[params] = typing.get_type_hints(params)
+    return _HINTS[params]
 
 
 def _fits(value: object, hint: object) -> bool:

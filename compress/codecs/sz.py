@@ -40,14 +40,16 @@ def encode(weight: torch.Tensor, params: SzParams, statistics: Statistics | None
     name = DTYPE_NAMES[weight.dtype]
     table = torch.empty(TABLE_BYTES, dtype=torch.uint8)
     chosen = sample(matrix, SAMPLE_VALUES)
-    _native.sz_fit(buffer(chosen), name, *chosen.shape, bound, params.predictor, buffer(table))
+    rows, columns = chosen.shape
+    _native.sz_fit(buffer(chosen), name, rows, columns, bound, params.predictor, buffer(table))
 
     def encode_run(run: torch.Tensor, room: torch.Tensor, sizes: torch.Tensor) -> int:
         return _native.sz_encode(
             instruction_set(),
             buffer(run),
             name,
-            *run.shape,
+            run.shape[0],
+            run.shape[1],
             bound,
             params.predictor,
             buffer(table),
@@ -56,7 +58,6 @@ def encode(weight: torch.Tensor, params: SzParams, statistics: Statistics | None
             torch.get_num_threads(),
         )
 
-    columns = matrix.shape[1]
     most = most_tile_bytes(weight.dtype, PANEL_ROWS * min(columns, TILE_COLUMNS))
     parts = encode_runs(matrix, tiles_across(columns), most, encode_run)
     return Encoded(params, tuple(weight.shape), weight.dtype, {**parts, "table": table})
