@@ -89,30 +89,33 @@ private:
 
     // Residuals to symbols and low parts. High parts that are no symbol become exceptions; 0 stands in for them.
     void split(const SzBlock& block) {
-        const int shift = code_.shift;
         std::int64_t place = 0;
         exceptions_.clear();
-        const auto sink = [&](const std::int32_t* residuals) {
-            std::uint8_t* symbols = symbols_ + place;
-            std::uint32_t far = 0;
-            for (std::int64_t i = 0; i < block.width; ++i) {
-                const auto symbol = static_cast<std::uint32_t>((residuals[i] >> shift) + kSzMiddle);
-                symbols[i] = static_cast<std::uint8_t>(symbol);
-                far |= symbol;
-            }
-            for (std::int64_t i = 0; shift > 0 && i < block.width; ++i)
-                low_[0][place + i] = static_cast<std::uint8_t>(residuals[i]);
-            for (std::int64_t i = 0; shift > 8 && i < block.width; ++i)
-                low_[1][place + i] = static_cast<std::uint8_t>(residuals[i] >> 8);
-            for (std::int64_t i = 0; far > 255 && i < block.width; ++i) {
-                const std::int32_t high = residuals[i] >> shift;
-                if (high + kSzMiddle == symbols[i]) continue;
-                exceptions_.push_back({static_cast<std::uint16_t>(place + i), high});
-                symbols[i] = kSzMiddle;
-            }
-            place += block.width;
-        };
-        quantize(block, bound_, code_.step, most_integer_at(shift), code_.predictor, outliers_, sink);
+        quantize(block, bound_, code_.step, most_integer_at(code_.shift), code_.predictor, outliers_,
+                 [&](const std::int32_t* residuals) {
+                     split_row(residuals, block.width, code_.shift, place);
+                     place += block.width;
+                 });
+    }
+
+    void split_row(const std::int32_t* residuals, std::int64_t width, int shift, std::int64_t place) {
+        std::uint8_t* const symbols = symbols_ + place;
+        std::uint8_t* const low = low_[0] + place;
+        std::uint8_t* const middle = low_[1] + place;
+        std::uint32_t far = 0;
+        for (std::int64_t i = 0; i < width; ++i) {
+            const auto symbol = static_cast<std::uint32_t>((residuals[i] >> shift) + kSzMiddle);
+            symbols[i] = static_cast<std::uint8_t>(symbol);
+            far |= symbol;
+        }
+        for (std::int64_t i = 0; shift > 0 && i < width; ++i) low[i] = static_cast<std::uint8_t>(residuals[i]);
+        for (std::int64_t i = 0; shift > 8 && i < width; ++i) middle[i] = static_cast<std::uint8_t>(residuals[i] >> 8);
+        for (std::int64_t i = 0; far > 255 && i < width; ++i) {
+            const std::int32_t high = residuals[i] >> shift;
+            if (high + kSzMiddle == symbols[i]) continue;
+            exceptions_.push_back({static_cast<std::uint16_t>(place + i), high});
+            symbols[i] = kSzMiddle;
+        }
     }
 
     const std::uint8_t* encode(std::int64_t count, const std::uint8_t* cargo) {

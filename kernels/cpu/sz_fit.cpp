@@ -51,10 +51,9 @@ double estimated_bits(const HighCounts& high, std::int64_t total) {
 int bits_of_most(const std::vector<std::int32_t>& residuals) {
     std::array<std::int64_t, 33> of_bits = {};
     for (const std::int32_t residual : residuals) {
-        auto magnitude = static_cast<std::uint32_t>(residual < 0 ? ~residual : residual);
-        int bits = 0;
-        for (; magnitude != 0; magnitude >>= 1) ++bits;
-        ++of_bits[static_cast<std::size_t>(bits)];
+        const auto magnitude = static_cast<std::uint32_t>(residual < 0 ? ~residual : residual);
+        // The bit below the lowest, so that there is one.
+        ++of_bits[static_cast<std::size_t>(63 - __builtin_clzll(std::uint64_t{magnitude} << 1 | 1))];
     }
     std::int64_t beyond = 0;
     std::size_t bits = 32;
@@ -67,7 +66,7 @@ int bits_of_most(const std::vector<std::int32_t>& residuals) {
 void choose_shift(const std::vector<std::int32_t>& residuals, double outlier_bits, Choice& choice) {
     const int first = std::max(0, bits_of_most(residuals) - kCountedBits);
     constexpr std::int32_t half = 1 << kCountedBits;
-    std::vector<std::int64_t> counts(2 * half);
+    std::vector<std::uint32_t> counts(2 * half);
     std::int64_t outside = 0;
     for (const std::int32_t residual : residuals) {
         const std::int32_t high = residual >> first;
