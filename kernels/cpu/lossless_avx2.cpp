@@ -4,22 +4,10 @@
 #include "rans_avx2.hpp"
 
 namespace tilepress {
-namespace {
-
-struct Avx2Coders {
-    static void decode(const RansModel& model, const RansStream& stream) {
-        if (model.has_few_entries())
-            rans_decode(model, RansAvx2<4>(model), stream);
-        else
-            rans_decode(model, RansAvx2<5>(model), stream);
-    }
-};
-
-}  // namespace
 
 LosslessKernels avx2_lossless_kernels() {
-    return {decode_lossless<Avx2Floats, Avx2Coders>, x_in_float32<Avx2Floats>,
-            multiply_lossless<Avx2Floats, Avx2Coders>};
+    return {decode_lossless<Avx2Floats, RansCodersAvx2>, x_in_float32<Avx2Floats>,
+            multiply_lossless<Avx2Floats, RansCodersAvx2>};
 }
 
 }  // namespace tilepress

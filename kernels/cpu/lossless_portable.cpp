@@ -4,19 +4,10 @@
 #include "rans_portable.hpp"
 
 namespace tilepress {
-namespace {
-
-struct PortableCoders {
-    static void decode(const RansModel& model, const RansStream& stream) {
-        rans_decode(model, RansPortable(model), stream);
-    }
-};
-
-}  // namespace
 
 LosslessKernels portable_lossless_kernels() {
-    return {decode_lossless<PortableFloats, PortableCoders>, x_in_float32<PortableFloats>,
-            multiply_lossless<PortableFloats, PortableCoders>};
+    return {decode_lossless<PortableFloats, RansCodersPortable>, x_in_float32<PortableFloats>,
+            multiply_lossless<PortableFloats, RansCodersPortable>};
 }
 
 }  // namespace tilepress

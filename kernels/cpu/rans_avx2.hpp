@@ -130,5 +130,16 @@ private:
     __m256i starts_[Levels - 3];
 };
 
+// Gives each model its coder.
+struct RansCodersAvx2 {
+    template <class... Streams>
+    static void decode(const RansModel& model, const Streams&... streams) {
+        if (model.has_few_entries())
+            rans_decode(model, RansAvx2<4>(model), streams...);
+        else
+            rans_decode(model, RansAvx2<5>(model), streams...);
+    }
+};
+
 }  // namespace
 }  // namespace tilepress

@@ -55,5 +55,12 @@ private:
     Slot slots_[kRansSlots];
 };
 
+struct RansCodersPortable {
+    template <class... Streams>
+    static void decode(const RansModel& model, const Streams&... streams) {
+        rans_decode(model, RansPortable(model), streams...);
+    }
+};
+
 }  // namespace
 }  // namespace tilepress

@@ -4,21 +4,9 @@
 #include "sz_kernels.hpp"
 
 namespace tilepress {
-namespace {
-
-struct Avx2Coders {
-    static void decode(const RansModel& model, const RansStream& stream) {
-        if (model.has_few_entries())
-            rans_decode(model, RansAvx2<4>(model), stream);
-        else
-            rans_decode(model, RansAvx2<5>(model), stream);
-    }
-};
-
-}  // namespace
 
 SzKernels avx2_sz_kernels() {
-    return {decode_sz<Avx2Floats, Avx2Coders>, x_in_float32<Avx2Floats>, multiply_sz<Avx2Floats, Avx2Coders>};
+    return {decode_sz<Avx2Floats, RansCodersAvx2>, x_in_float32<Avx2Floats>, multiply_sz<Avx2Floats, RansCodersAvx2>};
 }
 
 }  // namespace tilepress

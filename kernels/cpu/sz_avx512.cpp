@@ -4,21 +4,10 @@
 #include "sz_kernels.hpp"
 
 namespace tilepress {
-namespace {
-
-struct Avx512Coders {
-    static void decode(const RansModel& model, const RansStream& stream) {
-        if (model.has_few_entries())
-            rans_decode(model, RansAvx2<4>(model), stream);
-        else
-            rans_decode(model, RansAvx2<5>(model), stream);
-    }
-};
-
-}  // namespace
 
 SzKernels avx512_sz_kernels() {
-    return {decode_sz<Avx512Floats, Avx512Coders>, x_in_float32<Avx512Floats>, multiply_sz<Avx512Floats, Avx512Coders>};
+    return {decode_sz<Avx512Floats, RansCodersAvx2>, x_in_float32<Avx512Floats>,
+            multiply_sz<Avx512Floats, RansCodersAvx2>};
 }
 
 }  // namespace tilepress

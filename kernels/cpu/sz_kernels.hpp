@@ -39,34 +39,44 @@ struct SzSource {
     };
 
     const Sz& weight;
+    std::int64_t last_panel;  // panels up to it are wanted one after the other, all of them with the same columns
     bool sink_rounds;
 
     template <class Sink>
     void decode(std::int64_t panel, const Rectangle& wanted, Scratch& scratch, const Sink& sink) const {
+        const std::int64_t first = wanted.columns.first / kSzColumns;
         const std::int64_t last = (wanted.columns.last + kSzColumns - 1) / kSzColumns;
-        const std::int64_t height = smaller(kSide, weight.rows - panel * kSide);
-        for (std::int64_t tile = wanted.columns.first / kSzColumns; tile < last; ++tile) {
-            const Range columns{tile * kSzColumns, smaller((tile + 1) * kSzColumns, weight.columns)};
-            const std::int64_t count = height * (columns.last - columns.first);
-            if (scratch.reader.read(weight, panel * weight.tiles + tile, count))
-                decode_tile(panel, wanted.rows, columns, scratch, sink);
+        for (std::int64_t number = first; number < last; ++number) {
+            const Range columns{number * kSzColumns, smaller((number + 1) * kSzColumns, weight.columns)};
+            const SzPlace next = number + 1 < last        ? place(panel, number + 1)
+                                 : panel + 1 < last_panel ? place(panel + 1, first)
+                                                          : SzPlace{SzTile::kNone, 0};
+            const SzTile* tile = scratch.reader.read(weight, place(panel, number), next);
+            if (tile != nullptr)
+                decode_tile(*tile, panel, wanted.rows, columns, scratch, sink);
             else
                 *weight.is_damaged = true;
         }
     }
 
 private:
+    SzPlace place(std::int64_t panel, std::int64_t number) const {
+        return {panel * weight.tiles + number, smaller(kSide, weight.rows - panel * kSide) *
+                                                   smaller(kSzColumns, weight.columns - number * kSzColumns)};
+    }
+
     template <class Sink>
-    void decode_tile(std::int64_t panel, const Range& wanted, const Range& columns, Scratch& scratch,
-                     const Sink& sink) const {
+    void decode_tile(const SzTile& tile, std::int64_t panel, const Range& wanted, const Range& columns,
+                     Scratch& scratch, const Sink& sink) const {
         const std::int64_t width = columns.last - columns.first;
         const SzCode& code = weight.code;
+        const float step = code.step;
         // Rows are only needed for themselves, unless they predict those below.
         const std::int64_t first = code.predictor == Predictor::lorenzo2 ? panel * kSide : wanted.first;
         for (std::int64_t row = first; row < wanted.last; row += piece_rows) {
             const Range rows{row, smaller(row + piece_rows, wanted.last)};
             const std::int64_t place = (row - panel * kSide) * width, count = (rows.last - rows.first) * width;
-            scratch.reader.residuals(code.shift, place, count, scratch.integers);
+            tile.residuals(code.shift, place, count, scratch.integers);
             const std::int32_t* above = row == panel * kSide ? nullptr : scratch.above;
             for (std::int64_t i = 0; i < count; i += width) {
                 sum_row(code.predictor, above, width, scratch.integers + i);
@@ -75,10 +85,9 @@ private:
             if (code.predictor == Predictor::lorenzo2)
                 std::memcpy(scratch.above, above, static_cast<std::size_t>(width) * sizeof *above);
             if (rows.last <= wanted.first) continue;
-            for (std::int64_t i = 0; i < count; ++i)
-                scratch.values[i] = static_cast<float>(scratch.integers[i]) * code.step;
+            for (std::int64_t i = 0; i < count; ++i) scratch.values[i] = static_cast<float>(scratch.integers[i]) * step;
             if (!sink_rounds) round_to<Set>(weight.dtype, scratch.values, count);
-            scratch.reader.outliers().over(place, place + count, [&](std::int64_t position, const std::uint8_t* value) {
+            tile.outliers().over(place, place + count, [&](std::int64_t position, const std::uint8_t* value) {
                 scratch.values[position - place] = float_of_outlier(weight.dtype, value);
             });
             sink(Piece{rows, columns, scratch.values, width});
@@ -105,7 +114,7 @@ template <class Set, class Coders>
 void decode_sz(const Sz& weight, Range panels, const Dense& dense) {
     using Source = SzSource<Set, Coders>;
     const bool is_own_dtype = dense.dtype == weight.dtype;
-    const Source source{weight, is_own_dtype};
+    const Source source{weight, panels.last, is_own_dtype};
     typename Source::Scratch scratch;
     for (std::int64_t panel = panels.first; panel < panels.last; ++panel)
         source.decode(panel, part_of_panel(panel, dense.rows, dense.columns), scratch, [&](const Piece& piece) {
@@ -116,7 +125,7 @@ void decode_sz(const Sz& weight, Range panels, const Dense& dense) {
 
 template <class Set, class Coders>
 void multiply_sz(const Sz& weight, Range panels, const Product& product, const float* x) {
-    multiply_panels<Set>(SzSource<Set, Coders>{weight, false}, panels, product, x);
+    multiply_panels<Set>(SzSource<Set, Coders>{weight, panels.last, false}, panels, product, x);
 }
 
 }  // namespace

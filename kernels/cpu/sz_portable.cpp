@@ -4,19 +4,10 @@
 #include "sz_kernels.hpp"
 
 namespace tilepress {
-namespace {
-
-struct PortableCoders {
-    static void decode(const RansModel& model, const RansStream& stream) {
-        rans_decode(model, RansPortable(model), stream);
-    }
-};
-
-}  // namespace
 
 SzKernels portable_sz_kernels() {
-    return {decode_sz<PortableFloats, PortableCoders>, x_in_float32<PortableFloats>,
-            multiply_sz<PortableFloats, PortableCoders>};
+    return {decode_sz<PortableFloats, RansCodersPortable>, x_in_float32<PortableFloats>,
+            multiply_sz<PortableFloats, RansCodersPortable>};
 }
 
 }  // namespace tilepress

@@ -65,14 +65,18 @@ inline void unpack_low(const std::uint8_t* from, int width, int bit, std::int64_
     }
 }
 
-// Reads one tile at a time. `Coders` gives each model its `Coder` (rans_decode.hpp):
-//
-//     static void decode(const RansModel&, const RansStream&)
-template <class Coders>
-class SzReader {
+// A tile on its way from bytes to integers: `open` finds its parts, its stream is decoded, `close` takes the cargo.
+class SzTile {
 public:
-    // Read a tile of `count` values. False where it is damaged.
-    bool read(const Sz& weight, std::int64_t number, std::int64_t count) {
+    static constexpr std::int64_t kNone = -1;
+
+    std::int64_t number() const { return number_; }
+    const RansStream& stream() const { return stream_; }
+    const SzAside& outliers() const { return outliers_; }
+
+    // False where the tile, of `count` values, is damaged.
+    bool open(const Sz& weight, std::int64_t number, std::int64_t count) {
+        number_ = kNone;
         const std::int64_t begin = weight.offsets[number], end = weight.offsets[number + 1];
         if (begin < 0 || end - begin < kSzHead || end > weight.payload_bytes) return false;
         const std::uint8_t* bytes = weight.payload + begin;
@@ -91,11 +95,20 @@ public:
         outliers_.values = outliers_.positions + 2 * outliers_.count;
         if (!exceptions_.ascends_below(count) || !outliers_.ascends_below(count)) return false;
         std::memcpy(stored_, bytes + kSzHead, static_cast<std::size_t>(low - cargo));
-        std::uint8_t cargo_bytes[kRansLanes];
-        Coders::decode(weight.code.model, {stream, stream_bytes, count, symbols_, cargo_bytes});
-        std::memcpy(stored_ + low - cargo, cargo_bytes, static_cast<std::size_t>(cargo));
-        unpack(weight.code.shift, count);
+        stream_ = {stream, stream_bytes, count, symbols_, cargo == 0 ? spare_ : stored_ + low - cargo};
+        number_ = number;
         return true;
+    }
+
+    // After the stream has been decoded.
+    void close(int shift) {
+        const std::uint8_t* from = stored_;
+        int bit = 0;
+        over_planes(shift, [&](int width) {
+            unpack_low(from, width, bit % 8, stream_.count, low_[bit / 8]);
+            from += plane_bytes(width, stream_.count);
+            bit += width;
+        });
     }
 
     // Residuals of `count` values from position `first` on.
@@ -119,23 +132,56 @@ public:
         });
     }
 
-    const SzAside& outliers() const { return outliers_; }
-
 private:
-    void unpack(int shift, std::int64_t count) {
-        const std::uint8_t* from = stored_;
-        int bit = 0;
-        over_planes(shift, [&](int width) {
-            unpack_low(from, width, bit % 8, count, low_[bit / 8]);
-            from += plane_bytes(width, count);
-            bit += width;
-        });
-    }
-
     SzAside exceptions_, outliers_;
+    RansStream stream_;
+    std::int64_t number_ = kNone;
+    std::uint8_t spare_[kRansLanes];
     alignas(64) std::uint8_t symbols_[kSzTileValues];
     alignas(64) std::uint8_t low_[2][kSzTileValues];
     alignas(64) std::uint8_t stored_[2 * kSzTileValues];
+};
+
+// Where a tile is: its number and its values.
+struct SzPlace {
+    std::int64_t number;
+    std::int64_t count;
+};
+
+// Decodes tiles two at a time, where it is told which one comes next. `Coders` gives each model its `Coder`
+// (rans_decode.hpp):
+//
+//     static void decode(const RansModel&, const RansStream&)
+//     static void decode(const RansModel&, const RansStream&, const RansStream&)
+template <class Coders>
+class SzReader {
+public:
+    // A tile, which is there until the next call; null where it is damaged. `next`, or SzTile::kNone, will be read
+    // next.
+    const SzTile* read(const Sz& weight, const SzPlace& place, const SzPlace& next) {
+        SzTile &ready = tiles_[ahead_], &tile = tiles_[1 - ahead_];
+        if (ready.number() == place.number) {
+            ahead_ = 1 - ahead_;
+            return &ready;
+        }
+        const bool is_open = tile.open(weight, place.number, place.count);
+        const bool has_next = next.number != SzTile::kNone && ready.open(weight, next.number, next.count);
+        if (is_open && has_next)
+            Coders::decode(weight.code.model, tile.stream(), ready.stream());
+        else if (is_open || has_next)
+            Coders::decode(weight.code.model, (is_open ? tile : ready).stream());
+        if (has_next) ready.close(weight.code.shift);
+        if (!is_open) return nullptr;
+        tile.close(weight.code.shift);
+        return &tile;
+    }
+
+    // Those of the tile that was read last.
+    const SzAside& outliers() const { return tiles_[1 - ahead_].outliers(); }
+
+private:
+    SzTile tiles_[2];
+    int ahead_ = 1;  // the tile that may have been read already
 };
 
 }  // namespace
