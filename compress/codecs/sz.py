@@ -22,7 +22,7 @@ except ImportError:
 else:
     _HAS_NATIVE = True
 
-SAMPLE_VALUES = 1 << 15
+SAMPLE_VALUES = 1 << 16
 """About so many values choose the table. What they lack is not lost: it costs an exception or an outlier."""
 
 

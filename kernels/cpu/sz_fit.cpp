@@ -20,10 +20,9 @@ constexpr double kLeastStep = 0x1p-126, kMostStep = 0x1p126;
 constexpr std::int64_t kFewOf = 512;
 constexpr int kCountedBits = 15;
 
-// How often each high part occurs at one shift, and what is outside.
+// How often each high part occurs at one shift.
 struct HighCounts {
     std::int64_t of[kSymbols] = {};
-    std::int64_t outside = 0;
 };
 
 struct Choice {
@@ -47,14 +46,26 @@ double estimated_bits(const HighCounts& high, std::int64_t total) {
     return bits + static_cast<double>(total - coded) * kExceptionBits;
 }
 
-// The bits of residuals, those of `value` or more and of less than -`value` for growing powers of two.
+// Bits of a residual without its sign.
+int bits_of(std::uint32_t magnitude) {
+    // The bit below the lowest, so that there is one.
+    return 63 - __builtin_clzll(std::uint64_t{magnitude} << 1 | 1);
+}
+
+std::uint32_t magnitude_of(std::int32_t residual) {
+    return static_cast<std::uint32_t>(residual < 0 ? ~residual : residual);
+}
+
+int bits_of_largest(const std::vector<std::int32_t>& residuals) {
+    std::uint32_t all = 0;
+    for (const std::int32_t residual : residuals) all |= magnitude_of(residual);
+    return bits_of(all);
+}
+
+// The bits of all residuals but a few.
 int bits_of_most(const std::vector<std::int32_t>& residuals) {
     std::array<std::int64_t, 33> of_bits = {};
-    for (const std::int32_t residual : residuals) {
-        const auto magnitude = static_cast<std::uint32_t>(residual < 0 ? ~residual : residual);
-        // The bit below the lowest, so that there is one.
-        ++of_bits[static_cast<std::size_t>(63 - __builtin_clzll(std::uint64_t{magnitude} << 1 | 1))];
-    }
+    for (const std::int32_t residual : residuals) ++of_bits[static_cast<std::size_t>(bits_of(magnitude_of(residual)))];
     std::int64_t beyond = 0;
     std::size_t bits = 32;
     const auto few = static_cast<std::int64_t>(residuals.size()) / kFewOf;
@@ -64,28 +75,21 @@ int bits_of_most(const std::vector<std::int32_t>& residuals) {
 
 // The best shift for residuals, and the counts that it has.
 void choose_shift(const std::vector<std::int32_t>& residuals, double outlier_bits, Choice& choice) {
-    const int first = std::max(0, bits_of_most(residuals) - kCountedBits);
-    constexpr std::int32_t half = 1 << kCountedBits;
-    std::vector<std::uint32_t> counts(2 * half);
-    std::int64_t outside = 0;
+    const int largest = bits_of_largest(residuals);
+    const int first = largest <= kCountedBits ? 0 : std::max(0, bits_of_most(residuals) - kCountedBits);
+    const std::int32_t half = 1 << std::min(largest, kCountedBits);
+    std::vector<std::uint32_t> counts(static_cast<std::size_t>(2 * half));
     for (const std::int32_t residual : residuals) {
         const std::int32_t high = residual >> first;
-        if (high >= -half && high < half)
-            ++counts[static_cast<std::size_t>(high + half)];
-        else
-            ++outside;
+        if (high >= -half && high < half) ++counts[static_cast<std::size_t>(high + half)];
     }
     const auto total = static_cast<std::int64_t>(residuals.size());
     for (int shift = first; shift <= kSzMostShift; ++shift) {
         const auto middle = static_cast<std::int64_t>(counts.size() / 2);
         const std::int64_t reach = std::min<std::int64_t>(middle, kSzMiddle);
         HighCounts high;
-        std::int64_t inside = 0;
-        for (std::int64_t i = -reach; i < reach; ++i) {
+        for (std::int64_t i = -reach; i < reach; ++i)
             high.of[i + kSzMiddle] = counts[static_cast<std::size_t>(middle + i)];
-            inside += high.of[i + kSzMiddle];
-        }
-        high.outside = total - inside;
         const double bits = estimated_bits(high, total) + static_cast<double>(total) * shift + outlier_bits;
         if (bits < choice.bits) {
             choice.bits = bits;
@@ -102,6 +106,9 @@ Choice choose(const std::vector<SzBlock>& blocks, double bound, float step, Pred
     std::vector<std::int32_t> residuals;
     std::vector<std::uint16_t> outliers;
     double outlier_bits = 0;
+    std::int64_t count = 0;
+    for (const SzBlock& block : blocks) count += block.rows * block.width;
+    residuals.reserve(static_cast<std::size_t>(count));
     for (const SzBlock& block : blocks) {
         quantize(block, bound, step, kSzMostInteger, predictor, outliers,
                  [&](const std::int32_t* row) { residuals.insert(residuals.end(), row, row + block.width); });
