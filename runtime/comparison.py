@@ -142,7 +142,7 @@ def compare(
     progress = _Progress(report, len(windows) * (2 + len(others)))
 
     model, seconds = _load(base, base.dtype, progress)
-    logits = _logits_of_base(base, model, windows, cache or LogitsCache())
+    logits = logits_of_base(base, model, windows, cache)
     row = _row(base, model, seconds, evaluate(progress.through(logits), logits, windows), windows)
     del model
     floor = _noise_floor(base, logits, windows, progress)
@@ -165,7 +165,7 @@ def divergence(source: str | Path, candidate: str | Path, windows: Sequence[torc
         windows: int64 vectors of the base's tokens.
     """
     base, other = Entrant(source), Entrant(candidate)
-    logits = _logits_of_base(base, base.load(base.dtype), windows, LogitsCache())
+    logits = logits_of_base(base, base.load(base.dtype), windows)
     return evaluate(predictions(other.load(base.dtype), windows), logits, windows).kl_mean
 
 
@@ -253,13 +253,21 @@ def _load(entrant: Entrant, dtype: torch.dtype, progress: _Progress) -> tuple[Pr
     return model, time.perf_counter() - begin
 
 
-def _logits_of_base(
-    base: Entrant, model: PreTrainedModel, windows: Sequence[torch.Tensor], cache: LogitsCache
+def logits_of_base(
+    base: Entrant, model: PreTrainedModel, windows: Sequence[torch.Tensor], cache: LogitsCache | None = None
 ) -> Iterable[torch.Tensor]:
-    """Logits from the cache, else computed and stored; from the model each time if there is no room for them."""
+    """Logits from the cache, else computed and stored; from the model each time if there is no room for them.
+
+    Args:
+        base: what the model was loaded from.
+        model: of the base, in the dtype in which it is compared.
+        windows: int64 vectors of tokens.
+        cache: that may have them, by default in the user's cache folder.
+    """
+    cache = cache or LogitsCache()
     facts = {
         "weights": base.weights.digest,
-        "dtype": dtype_name(base.dtype),
+        "dtype": dtype_name(model.dtype),
         "device": str(model.device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
