@@ -1,10 +1,10 @@
 """Draw the frontier of size against accuracy: every codec, plain and calibrated, budgets, and peers.
 
-    python benchmarks/frontier.py CHECKPOINT --text wiki.valid.txt --out FOLDER [--list] [PATTERN ...]
+    python benchmarks/frontier.py CHECKPOINT --text wiki.valid.txt --out FOLDER [--list] [--only PATTERN ...]
 
 The first 60 % of the text calibrate; 12 windows of 512 tokens from the rest are what models are judged on. A point is
 measured once: what FOLDER/frontier.json has already is left out, so a long run can be stopped and taken up again, and
-PATTERN (as `int*` or `*calibrated`) runs a part of it. In the end come a table, frontier.md, and a chart, frontier.png.
+`--only 'int*' '*own'` runs a part of it. In the end come a table, frontier.md, and a chart, frontier.png.
 
 Bits per weight count every matrix, embeddings and head included, with all scales. Unless a point says otherwise,
 embeddings and head take the codec of the blocks. Weights are decoded and activations are in float32, for the base as
@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
     from tilepress.compress.calibration.calibration import Calibration
     from tilepress.compress.calibration.statistics import Statistics, load_statistics
-    from tilepress.compress.pipeline import compress
+    from tilepress.conversion import compress
     from tilepress.formats.checkpoint import open_checkpoint
     from tilepress.formats.container import Container
     from tilepress.formats.text import cut_windows
@@ -270,15 +270,15 @@ def main() -> None:
     """Measure the points that are asked for and not there yet; then write table and chart of all that are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
     parser.add_argument("--text", type=Path, required=True, help="the validation part of wikitext-2")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--tokens", type=int, default=CALIBRATION_TOKENS, help="of the calibration")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of points, as `int*`")
     parser.add_argument("--list", action="store_true", help="only say which points there are")
     options = parser.parse_args()
     bench = Bench(options.checkpoint, options.text, options.out, options.tokens)
     for point in points():
-        if point.name in bench.figures or not any(fnmatch.fnmatchcase(point.name, one) for one in options.patterns):
+        if point.name in bench.figures or not any(fnmatch.fnmatchcase(point.name, one) for one in options.only):
             continue
         if options.list:
             print(point.name)

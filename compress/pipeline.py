@@ -14,22 +14,23 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tilepress.compress.calibration.calibration import DEFAULT_CALIBRATION_TOKENS, Calibration
-from tilepress.compress.calibration.calibration import FOLDER as CALIBRATION_FOLDER
 from tilepress.compress.calibration.statistics import Statistics
 from tilepress.compress.codecs import encode, uses_statistics
-from tilepress.compress.plan import Plan, PlannedTensor, make_plan
-from tilepress.compress.recipe import Recipe
-from tilepress.formats.checkpoint import Checkpoint, open_checkpoint
+from tilepress.compress.plan import Plan, PlannedTensor
+from tilepress.formats.checkpoint import Checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.container_writer import ContainerWriter
 from tilepress.formats.measure import measure_error
 from tilepress.formats.record import Error, Record
 from tilepress.kernels import CodecError, Encoded, RecipeError, dtype_name
+
+if TYPE_CHECKING:
+    # It imports what runs models, which a conversion without a text does without.
+    from tilepress.compress.calibration.calibration import Calibration
 
 _SPARE_BYTES = 16_000_000
 _MOST_WORKERS = 4
@@ -63,61 +64,14 @@ class Conversion:
         source_bytes: bytes of the source's tensors.
         size_bytes: bytes of the container's weight files.
         resumed: tensors that an earlier, interrupted run had written.
+        measured_kl: KL divergence from the source, nats a token, where that was the budget.
     """
 
     path: Path
     source_bytes: int
     size_bytes: int
     resumed: int
-
-
-def compress(
-    source: str | Path,
-    destination: str | Path,
-    codec: str | None = None,
-    *,
-    recipe: str | Path | Recipe | None = None,
-    embeddings: str | None = None,
-    workers: int | None = None,
-    max_shard_bytes: int = 5_000_000_000,
-    restart: bool = False,
-    calibration: str | Path | None = None,
-    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
-    statistics: str | Path | None = None,
-    report: Callable[[Progress], None] | None = None,
-) -> Conversion:
-    """Write a compressed checkpoint.
-
-    An interrupted conversion goes on where it stopped when it is started again with the same arguments. The output
-    does not depend on interruptions or on `workers`.
-
-    Args:
-        source: a folder with safetensors, a safetensors or GGUF file, or a Hub name.
-        destination: folder to write; must not exist yet.
-        codec: spec for the matrices of the blocks; 4-bit integers by default.
-        recipe: rules instead of a codec, or a file of them.
-        embeddings: spec for embeddings and head.
-        workers: tensors that are encoded at the same time; as many as there are processors, at most 4, when left out.
-        max_shard_bytes: predicted size at which a new shard is begun.
-        restart: throw an unfinished conversion away instead of resuming it.
-        calibration: a text in UTF-8 of the kind that the model is meant for; without one, weights are just rounded.
-        calibration_tokens: most tokens of that text to use.
-        statistics: folder in which the calibration's statistics are looked for, and kept for other conversions.
-        report: called after every tensor.
-
-    Raises:
-        TilepressError: anything about the source, the recipe, the values or the disk that makes it impossible.
-    """
-    checkpoint = open_checkpoint(source)
-    rules = Recipe.read(recipe) if isinstance(recipe, (str, Path)) else recipe
-    prepared = None
-    if calibration is not None:
-        folder = Path(statistics) if statistics is not None else None
-        prepared = Calibration.prepare(checkpoint, calibration, calibration_tokens, folder)
-    plan = make_plan(checkpoint, codec, rules, embeddings, max_shard_bytes, prepared.stage if prepared else None)
-    return run_plan(
-        checkpoint, plan, Path(destination), workers=workers, restart=restart, calibration=prepared, report=report
-    )
+    measured_kl: float | None = None
 
 
 def run_plan(
@@ -131,9 +85,22 @@ def run_plan(
     documents: Mapping[str, str] = MappingProxyType({}),
     report: Callable[[Progress], None] | None = None,
 ) -> Conversion:
-    """Carry out a plan, which must have been made for `calibration`; arguments and errors as for `compress`.
+    """Carry out a plan.
 
-    `documents` are text files, name -> content, that are there from the beginning and become a part of the container.
+    An unfinished conversion to `destination` is gone on with. The output does not depend on interruptions or `workers`.
+
+    Args:
+        checkpoint: the source.
+        plan: of the checkpoint, made for `calibration` if there is one.
+        destination: folder to write; must not exist yet.
+        workers: tensors that are encoded at the same time; as many as there are processors, at most 4, when left out.
+        restart: throw an unfinished conversion away instead of resuming it.
+        calibration: gives statistics of what is multiplied.
+        documents: text files, name -> content, that are there from the beginning and become a part of the container.
+        report: called after every tensor.
+
+    Raises:
+        TilepressError: anything about the source, the plan, the values or the disk that makes it impossible.
     """
     workers = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
     if workers < 1:
@@ -160,7 +127,8 @@ def run_plan(
                 done += tensor.source_bytes
                 if report:
                     report(Progress(tensor.slot.name, record, done, total, resumed))
-        shutil.rmtree(writer.folder / CALIBRATION_FOLDER, ignore_errors=True)
+        if calibration is not None:
+            calibration.clean(writer.folder)
         companions = {str(path): checkpoint.path / path for path in checkpoint.companions()}
         writer.finish(_config_with_dtype(checkpoint), companions)
         count = writer.resumed

@@ -12,6 +12,7 @@ on at the block where it stopped. On one machine with one number of threads it t
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,10 @@ class Calibration:
             written: gives a tensor of a finished stage as it decodes.
         """
         return CalibrationRun(self, folder / FOLDER, original, written)
+
+    def clean(self, folder: Path) -> None:
+        """Remove what `begin` has kept in the folder of a container that is whole now."""
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 class CalibrationRun:

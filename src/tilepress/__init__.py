@@ -14,7 +14,7 @@ from tilepress.runtime.registration import register
 if TYPE_CHECKING:
     from tilepress.compress.codecs import encode
     from tilepress.compress.decompress import decompress
-    from tilepress.compress.pipeline import compress
+    from tilepress.conversion import compress
     from tilepress.kernels import (
         BackendError,
         CodecError,
@@ -49,7 +49,7 @@ __all__ = [
 
 _HOMES = {
     "compare": "tilepress.runtime.comparison",
-    "compress": "tilepress.compress.pipeline",
+    "compress": "tilepress.conversion",
     "decompress": "tilepress.compress.decompress",
     "encode": "tilepress.compress.codecs",
     "load": "tilepress.runtime.loading",

@@ -64,7 +64,7 @@ def test_importing_the_package_is_cheap_and_its_names_work_all_the_same() -> Non
         "import sys, tilepress\n"
         f"assert not {{*{HEAVY}}} & {{*sys.modules}}\n"
         "for name in tilepress.__all__: assert getattr(tilepress, name) is not None and name in dir(tilepress)\n"
-        "from tilepress.compress.pipeline import compress\n"
+        "from tilepress.conversion import compress\n"
         "assert tilepress.compress is compress and callable(tilepress.compress)\n"
         "try: tilepress.nothing\n"
         "except AttributeError: print('fine')\n"
@@ -79,7 +79,7 @@ def test_importing_the_package_is_cheap_and_its_names_work_all_the_same() -> Non
         "import transformers, tilepress",
         pytest.param("import transformers.quantizers.auto, tilepress", marks=pytest.mark.slow),
         pytest.param("import tilepress\nfrom transformers import AutoModelForCausalLM", marks=pytest.mark.slow),
-        pytest.param("from tilepress.compress.pipeline import compress", marks=pytest.mark.slow),
+        pytest.param("from tilepress.conversion import compress", marks=pytest.mark.slow),
     ),
 )
 def test_from_pretrained_works_whichever_package_comes_first(imports: str, container: Path) -> None:

@@ -19,7 +19,8 @@ from tilepress.compress.budget.conversion import BudgetCompressor
 from tilepress.compress.budget.sensitivity import SEED, measure_sensitivities
 from tilepress.compress.calibration.blocks import BlockModel
 from tilepress.compress.calibration.calibration import Calibration
-from tilepress.compress.pipeline import Progress, compress
+from tilepress.compress.pipeline import Progress
+from tilepress.conversion import compress
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.plan_document import PLAN_NAME, RECIPE_NAME, read_plan_document
@@ -183,7 +184,7 @@ def test_plans_say_why(llama: Path, calibration: Calibration, tmp_path: Path) ->
         (("--bits", "1", "--codecs", "int"), "even the smallest"),
         (("--bits", "-1"), "positive"),
         (("--max-kl", "0.1"), "name a calibration"),
-        (("--bits", "4", "--codec", "nf4"), "leave out --codec"),
+        (("--bits", "4", "--codec", "nf4"), "leave out the codec"),
         (("--bits", "4", "--size", "1MB"), "exactly one"),
         (("--bits", "4", "--codecs", "lossless"), "depends on the data"),
         (("--bits", "4", "--codecs", "morse"), "no codec is called"),

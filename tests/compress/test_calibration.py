@@ -18,8 +18,9 @@ from tilepress.compress.calibration.blocks import BlockModel
 from tilepress.compress.calibration.calibration import Calibration
 from tilepress.compress.calibration.moments import MomentCollector
 from tilepress.compress.calibration.statistics import Origin, Statistics, load_statistics, save_statistics
-from tilepress.compress.pipeline import Progress, compress
+from tilepress.compress.pipeline import Progress
 from tilepress.compress.plan import make_plan
+from tilepress.conversion import compress
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
 from tilepress.kernels import FormatError, RecipeError
@@ -190,7 +191,7 @@ def test_finished_blocks_are_not_run_again(
 def test_a_killed_calibration_goes_on(llama: Path, text: Path, tmp_path: Path) -> None:
     code = (
         "import sys, time, torch; torch.set_num_threads(1)\n"
-        "from tilepress.compress.pipeline import compress\n"
+        "from tilepress.conversion import compress\n"
         "compress(sys.argv[1], sys.argv[2], 'int:bits=4', calibration=sys.argv[3], "
         "report=lambda step: (print(step.name, flush=True), time.sleep(0.05)))"
     )

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tilepress.compress.decompress import decompress
-from tilepress.compress.pipeline import Progress, compress
+from tilepress.compress.pipeline import Progress
 from tilepress.compress.plan import make_plan
 from tilepress.compress.recipe import Recipe
+from tilepress.conversion import compress
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.container_writer import ContainerWriter
@@ -245,7 +246,7 @@ def test_killed_at_any_moment_it_resumes(llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     script = (
         "import sys, time\n"
-        "from tilepress.compress.pipeline import compress\n"
+        "from tilepress.conversion import compress\n"
         "print('ready', flush=True)\n"
         "compress(sys.argv[1], sys.argv[2], 'zfp:precision=10', max_shard_bytes=60_000,\n"
         "         report=lambda step: time.sleep(0.02))\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tilepress.compress.pipeline import compress
 from tilepress.compress.recipe import Recipe, Rule
+from tilepress.conversion import compress
 from tilepress.formats.container import Container
 from tilepress.kernels import parse_spec
 

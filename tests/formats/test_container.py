@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tilepress.compress.pipeline import compress
+from tilepress.conversion import compress
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.record import METADATA_PREFIX, Record

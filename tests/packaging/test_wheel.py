@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("compress", "formats", "kernels", "runtime")
+BESIDE = ("cli.py", "cli_compress.py", "conversion.py", "terminal.py")
 
 ROUND_TRIP = """
 import pathlib, sys, torch, tilepress.kernels._native as native
@@ -84,7 +85,7 @@ def test_archive_holds_each_module_once(tree: set[str], archive: Path) -> None:
     with tarfile.open(archive) as opened:
         packed = ["/".join(PurePosixPath(name).parts[1:]) for name in opened.getnames()]
     assert {f"src/tilepress/{module}" for module in tree} <= set(packed)
-    assert {"src/tilepress/kernels/cpu/module.cpp", "cli.py", "LICENSE"} <= set(packed)
+    assert {"src/tilepress/kernels/cpu/module.cpp", *BESIDE, "LICENSE"} <= set(packed)
     assert [name for name in packed if name.startswith(ROOMS)] == []
 
 
@@ -92,7 +93,7 @@ def test_wheel_holds_every_module_once_and_no_sources_of_the_extension(tree: set
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name, count in Counter(names).items() if count > 1] == []
     packed = {name.removeprefix("tilepress/") for name in names if name.startswith("tilepress/")}
-    assert tree | {"cli.py", "__init__.py", "py.typed", "kernels/_native.pyi"} <= packed
+    assert tree | {*BESIDE, "__init__.py", "py.typed", "kernels/_native.pyi"} <= packed
     compiled = [name for name in packed if PurePosixPath(name).suffix not in (".py", ".pyi", ".typed")]
     assert [PurePosixPath(name).name.split(".")[0] for name in compiled] == ["_native"]
     assert {name.split("/")[0] for name in names} == {"tilepress", "tilepress-0.1.0.dist-info"}

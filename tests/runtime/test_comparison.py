@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BertConfig, BertModel
 
-from tilepress.compress.pipeline import compress
+from tilepress.conversion import compress
 from tilepress.kernels import FormatError, RecipeError
 from tilepress.runtime.base_logits import LogitsCache, StoredLogits
 from tilepress.runtime.comparison import compare, headings, notes, table_rows

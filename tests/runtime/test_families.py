@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import GENERATING, MODELS, build, inputs, logits
 
-from tilepress.compress.pipeline import compress
+from tilepress.conversion import compress
 from tilepress.formats.container import Container
 from tilepress.formats.verification import verify_tensor
 from tilepress.runtime.compressed import CompressedTensor

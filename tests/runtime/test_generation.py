@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tilepress.compress.pipeline import compress
+from tilepress.conversion import compress
 from tilepress.kernels import RecipeError
 from tilepress.runtime.generation import open_for_generation, stream
 

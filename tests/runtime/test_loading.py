@@ -17,9 +17,10 @@ from tiny_models import build, inputs, logits
 from transformers.core_model_loading import Chunk, WeightConverter
 from transformers.pytorch_utils import Conv1D
 
-from tilepress.compress.pipeline import compress, run_plan
+from tilepress.compress.pipeline import run_plan
 from tilepress.compress.plan import Plan, make_plan
 from tilepress.compress.recipe import Recipe, Rule
+from tilepress.conversion import compress
 from tilepress.formats import names as names_module
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tilepress.compress.pipeline import compress
+from tilepress.conversion import compress
 from tilepress.formats.container import Container
 from tilepress.runtime.generation import open_for_generation, stream
 
