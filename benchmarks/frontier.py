@@ -2,7 +2,7 @@
 
     python benchmarks/frontier.py CHECKPOINT --text wiki.valid.txt --out FOLDER [--list] [--only PATTERN ...]
 
-The first 60 % of the text calibrate; 12 windows of 512 tokens from the rest are what models are judged on. A point is
+The first 60 % of the text calibrate; windows of 512 tokens from the rest are what models are judged on. A point is
 measured once: what FOLDER/frontier.json has already is left out, so a long run can be stopped and taken up again, and
 `--only 'int*' '*own'` runs a part of it. In the end come a table, frontier.md, and a chart, frontier.png.
 
@@ -126,10 +126,10 @@ def points() -> Iterator[Point]:
 class Judge:
     """The base model, its logits, and a place for the weights of the others."""
 
-    def __init__(self, checkpoint: Path, text: str, cache: LogitsCache) -> None:
+    def __init__(self, checkpoint: Path, text: str, windows: int, cache: LogitsCache) -> None:
         """Cut the windows, load the base and look up its logits, or compute them once and for all."""
         base = Entrant(checkpoint)
-        self._windows = cut_windows(base.tokenizer(), text, WINDOWS * WINDOW, WINDOW)
+        self._windows = cut_windows(base.tokenizer(), text, windows * WINDOW, WINDOW)
         self._model = base.load(torch.float32)
         self._logits = logits_of_base(base, self._model, self._windows, cache)
 
@@ -148,9 +148,10 @@ class Judge:
 class Bench:
     """Makes and measures points of one checkpoint, and keeps the figures."""
 
-    def __init__(self, checkpoint: Path, text: Path, folder: Path, tokens: int) -> None:
+    def __init__(self, checkpoint: Path, text: Path, folder: Path, tokens: int, windows: int) -> None:
         """Take up the figures that `folder` has."""
-        self._checkpoint, self._folder, self._tokens = checkpoint, folder, tokens
+        self._checkpoint, self._folder = checkpoint, folder
+        self._tokens, self._windows = tokens, windows
         folder.mkdir(parents=True, exist_ok=True)
         whole = text.read_text(encoding="utf-8")
         cut = whole.index("\n", int(CALIBRATION_SHARE * len(whole))) + 1
@@ -160,7 +161,7 @@ class Bench:
         self._json = folder / "frontier.json"
         self.protocol = {
             "checkpoint": open_checkpoint(checkpoint).identity(),
-            "windows": WINDOWS,
+            "windows": windows,
             "window": WINDOW,
             "tokens": tokens,
         }
@@ -193,7 +194,7 @@ class Bench:
 
     @cached_property
     def _judge(self) -> Judge:
-        return Judge(self._checkpoint, self._rest, LogitsCache(self._folder / "base-logits"))
+        return Judge(self._checkpoint, self._rest, self._windows, LogitsCache(self._folder / "base-logits"))
 
     def _of_tilepress(self, point: Point) -> peers.Made:
         target = self._folder / "container"
@@ -273,10 +274,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="the validation part of wikitext-2")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--tokens", type=int, default=CALIBRATION_TOKENS, help="of the calibration")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="that models are judged on")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of points, as `int*`")
     parser.add_argument("--list", action="store_true", help="only say which points there are")
     options = parser.parse_args()
-    bench = Bench(options.checkpoint, options.text, options.out, options.tokens)
+    bench = Bench(options.checkpoint, options.text, options.out, options.tokens, options.windows)
     for point in points():
         if point.name in bench.figures or not any(fnmatch.fnmatchcase(point.name, one) for one in options.only):
             continue

@@ -10,6 +10,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -102,7 +103,7 @@ def run_plan(
     Raises:
         TilepressError: anything about the source, the plan, the values or the disk that makes it impossible.
     """
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
+    workers = default_workers() if workers is None else workers
     if workers < 1:
         raise RecipeError(f"workers={workers}: at least one is needed")
     destination = Path(destination).absolute()
@@ -185,7 +186,8 @@ def _encode_all(
 ) -> Iterator[tuple[PlannedTensor, tuple[Encoded, Error]]]:
     """Encode with `workers` threads, at most so many tensors ahead, and yield in order."""
     waiting: deque[tuple[PlannedTensor, Future[tuple[Encoded, Error]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    with _shared_processors() if statistics else nullcontext(), pool:
         try:
             for tensor in tensors:
                 if len(waiting) == workers:
@@ -198,6 +200,26 @@ def _encode_all(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+@contextmanager
+def _shared_processors() -> Iterator[None]:
+    """Let each of the usual number of workers have its share of PyTorch's threads.
+
+    Error feedback is made of small steps, at whose ends threads wait for each other: with more threads than processors
+    it takes ten times as long. The share does not depend on `workers`, since sums may depend on it in the last bit.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // default_workers()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def default_workers() -> int:
+    """Tensors that are encoded at the same time unless asked otherwise."""
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 def _encode_one(checkpoint: Checkpoint, tensor: PlannedTensor, statistics: Statistics | None) -> tuple[Encoded, Error]:

@@ -45,5 +45,14 @@ def uses_statistics(params: Params) -> bool:
     return bool(getattr(_module(params), "USES_STATISTICS", False))
 
 
+def expected_error(params: Params) -> float | None:
+    """Mean squared error over mean square where it is the same for any tensor and known; else nothing.
+
+    Then the encoder's module has a function of this name.
+    """
+    known = getattr(_module(params), "expected_error", None)
+    return None if known is None else cast("float | None", known(params))
+
+
 def _module(params: Params) -> ModuleType:
     return importlib.import_module(f"tilepress.compress.codecs.{params.codec}")

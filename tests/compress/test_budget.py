@@ -19,13 +19,15 @@ from tilepress.compress.budget.conversion import BudgetCompressor
 from tilepress.compress.budget.sensitivity import SEED, measure_sensitivities
 from tilepress.compress.calibration.blocks import BlockModel
 from tilepress.compress.calibration.calibration import Calibration
+from tilepress.compress.codecs import encode, expected_error
 from tilepress.compress.pipeline import Progress
 from tilepress.conversion import compress
 from tilepress.formats.checkpoint import open_checkpoint
 from tilepress.formats.container import Container
+from tilepress.formats.measure import measure_error
 from tilepress.formats.plan_document import PLAN_NAME, RECIPE_NAME, read_plan_document
 from tilepress.formats.summary import summarise
-from tilepress.kernels import CodecError, RecipeError
+from tilepress.kernels import CodecError, RecipeError, parse_spec
 
 # As a string, its name would lead to the function `tilepress.compress`.
 conversion = importlib.import_module("tilepress.compress.budget.conversion")
@@ -223,3 +225,18 @@ def test_specs_can_be_named_whole() -> None:
         competing("int:bits=9")
     with pytest.raises(RecipeError):
         competing(" ")
+
+
+@pytest.mark.parametrize("bits", (2, 4))
+def test_what_a_trellis_is_expected_to_miss_is_what_it_misses(bits: int) -> None:
+    """Of a tensor whose values are far from normally distributed, and whose rows differ in strength."""
+    generator = torch.Generator().manual_seed(6)
+    weight = torch.randn(64, 256, generator=generator) ** 3 * torch.linspace(0.1, 3, 64)[:, None]
+    params = parse_spec(f"trellis:bits={bits}")
+    measured = measure_error(weight, encode(weight, params)).relative_rms ** 2
+    assert expected_error(params) == pytest.approx(measured, rel=0.12)
+
+
+def test_errors_that_differ_from_tensor_to_tensor_are_measured() -> None:
+    for spec in ("int:bits=4", "nf4", "trellis:bits=4,rotate=none", "trellis:bits=4,effort=fast"):
+        assert expected_error(parse_spec(spec)) is None
