@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         matmul,
     )
     from tilepress.runtime.comparison import compare
+    from tilepress.runtime.kv_cache import TilepressCache
     from tilepress.runtime.loading import load
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Encoded",
     "FormatError",
     "RecipeError",
+    "TilepressCache",
     "TilepressError",
     "__version__",
     "compare",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "TilepressCache": "tilepress.runtime.kv_cache",
     "compare": "tilepress.runtime.comparison",
     "compress": "tilepress.conversion",
     "decompress": "tilepress.compress.decompress",

@@ -1,0 +1,214 @@
+"""Keys and values of one attention layer: old tokens in compressed tiles, the newest ones dense.
+
+    tokens   0 ........................ encoded ......... tokens
+             | tile | tile | tile | ... |    window       |
+               `group` tokens each        as they came
+
+When the window is full, its oldest tokens become tiles; between `window` and `window + group` tokens are dense. Tiles
+come in blocks that are never copied when more follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout.kv import KvLayout, KvParams, shape_of
+from tilepress.kernels.reference import kv
+
+MOST_BLOCK_TILES = 32
+"""Tiles that are encoded at a time: what is in float32 meanwhile stays small."""
+
+
+class KvStore:
+    """The cache of one layer. It begins empty and takes its sizes, dtype and device from the first tokens.
+
+    Attributes:
+        params: the codec of the tiles.
+        window: the fewest of the newest tokens that stay dense, once there are so many.
+        tokens: how many there are.
+        blocks: tiles, uint8 [tiles, sequences, heads, bytes of a tile], in the order of their tokens.
+    """
+
+    def __init__(self, params: KvParams, window: int = 16) -> None:
+        """Raise `CodecError` for a negative window."""
+        if window < 0:
+            raise CodecError(f"window={window}: a KV cache can't keep fewer than 0 tokens dense")
+        self.params = params
+        self.window = window
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, sizes and dtype too."""
+        self.blocks: list[torch.Tensor] = []
+        self._layout: KvLayout | None = None
+        self._keys = self._values = torch.empty(0, 0, 0, 0)
+        self._dense_tokens = 0
+
+    @property
+    def layout(self) -> KvLayout:
+        """Of the tiles.
+
+        Raises:
+            CodecError: nothing has been appended yet.
+        """
+        if self._layout is None:
+            raise CodecError("this KV cache is empty")
+        return self._layout
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of the batch."""
+        return self._keys.shape[0]
+
+    @property
+    def heads(self) -> int:
+        """KV heads."""
+        return self._keys.shape[1]
+
+    @property
+    def encoded_tokens(self) -> int:
+        """Tokens in tiles."""
+        return sum(len(block) for block in self.blocks) * self.params.group
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.encoded_tokens + self._dense_tokens
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, room for tokens to come included."""
+        return sum(block.nbytes for block in self.blocks) + self._keys.nbytes + self._values.nbytes
+
+    @property
+    def window_keys(self) -> torch.Tensor:
+        """Keys of the dense tokens, [sequences, heads, tokens, channels]; a view."""
+        return self._keys[:, :, : self._dense_tokens]
+
+    @property
+    def window_values(self) -> torch.Tensor:
+        """Values of the dense tokens, [sequences, heads, tokens, channels]; a view."""
+        return self._values[:, :, : self._dense_tokens]
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Add tokens to every sequence: [sequences, heads, tokens, channels].
+
+        Raises:
+            CodecError: another number of sequences, heads or channels, another dtype or device than before, or what
+                tiles can't hold.
+        """
+        shape = shape_of(keys, values)
+        keys, values = keys.detach(), values.detach()
+        if self._layout is None:
+            self._start(keys, values)
+        expected = (self.sequences, self.heads, self._keys.shape[3], self._values.shape[3], self._keys.dtype)
+        if (*shape[:2], keys.shape[3], values.shape[3], keys.dtype) != expected or keys.device != self._keys.device:
+            raise CodecError(
+                f"this KV cache holds {list(self._keys.shape[:2])} sequences and heads of {self._keys.shape[3]} and "
+                f"{self._values.shape[3]} channels, {self._keys.dtype} on {self._keys.device}; "
+                f"not {list(keys.shape)} and {list(values.shape)}, {keys.dtype} on {keys.device}"
+            )
+        if self._dense_tokens + shape[2] > self._keys.shape[2]:
+            keys = torch.cat([self.window_keys, keys], dim=2)
+            values = torch.cat([self.window_values, values], dim=2)
+            encoded = (keys.shape[2] - self.window) // self.params.group * self.params.group
+            self._encode(keys[:, :, :encoded], values[:, :, :encoded])
+            keys, values, self._dense_tokens = keys[:, :, encoded:], values[:, :, encoded:], 0
+        last = self._dense_tokens + keys.shape[2]
+        self._keys[:, :, self._dense_tokens : last] = keys
+        self._values[:, :, self._dense_tokens : last] = values
+        self._dense_tokens = last
+
+    def crop(self, tokens: int) -> None:
+        """Keep the first tokens only. A tile that is cut becomes dense again, as it was decoded.
+
+        Raises:
+            CodecError: a negative number.
+        """
+        if tokens < 0:
+            raise CodecError(f"a KV cache can't be cropped to {tokens} tokens")
+        if tokens >= self.tokens:
+            return
+        if tokens >= self.encoded_tokens:
+            self._dense_tokens = tokens - self.encoded_tokens
+            return
+        whole, rest = divmod(tokens, self.params.group)
+        cut = self._tile(whole)
+        self._keep_tiles(whole)
+        self._keys[:, :, :rest] = kv.decode_keys(cut, self.layout)[:, :, :rest]
+        self._values[:, :, :rest] = kv.decode_values(cut, self.layout)[:, :, :rest]
+        self._dense_tokens = rest
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Make sequence i what sequence rows[i] is now; `rows` is int64 of any length, or bool [sequences]."""
+        if self._layout is None:
+            return
+        rows = rows.to(self._keys.device)
+        self.blocks = [block[:, rows] for block in self.blocks]
+        self._keys, self._values = self._keys[rows], self._values[rows]
+
+    def pieces(self, most_tokens: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """The whole sequence, decoded piece by piece.
+
+        Args:
+            most_tokens: of a piece; one tile, or the window, is the smallest piece.
+
+        Yields:
+            the first token of the piece, its keys and its values, float32 [sequences, heads, tokens, channels].
+        """
+        first, step = 0, max(1, most_tokens // self.params.group)
+        for block in self.blocks:
+            for tiles in torch.split(block, step):
+                keys = _joined(kv.decode_keys(tiles, self.layout))
+                yield first, keys, _joined(kv.decode_values(tiles, self.layout))
+                first += keys.shape[2]
+        if self._dense_tokens:
+            yield first, self.window_keys.float(), self.window_values.float()
+
+    def dense_keys(self) -> torch.Tensor:
+        """All keys, decoded: [sequences, heads, tokens, channels]."""
+        tiles = [_joined(kv.decode_keys(block, self.layout)).to(self._keys.dtype) for block in self.blocks]
+        return torch.cat([*tiles, self.window_keys], dim=2)
+
+    def dense_values(self) -> torch.Tensor:
+        """All values, decoded: [sequences, heads, tokens, channels]."""
+        tiles = [_joined(kv.decode_values(block, self.layout)).to(self._values.dtype) for block in self.blocks]
+        return torch.cat([*tiles, self.window_values], dim=2)
+
+    def _start(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self._layout = KvLayout(self.params, keys.shape[3], values.shape[3], keys.dtype)
+        room = (*keys.shape[:2], self.window + self.params.group)
+        self._keys = keys.new_empty(*room, keys.shape[3])
+        self._values = values.new_empty(*room, values.shape[3])
+
+    def _encode(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        def in_tiles(states: torch.Tensor) -> torch.Tensor:
+            return torch.unflatten(states, 2, (-1, self.params.group)).permute(2, 0, 1, 3, 4)
+
+        for first in range(0, keys.shape[2], MOST_BLOCK_TILES * self.params.group):
+            some = slice(first, first + MOST_BLOCK_TILES * self.params.group)
+            tiles = kv.encode(in_tiles(keys[:, :, some]), in_tiles(values[:, :, some]), self.layout)
+            self.blocks.append(tiles)
+
+    def _tile(self, number: int) -> torch.Tensor:
+        for block in self.blocks:
+            if number < len(block):
+                return block[number]
+            number -= len(block)
+        raise AssertionError("there is no such tile")
+
+    def _keep_tiles(self, count: int) -> None:
+        kept: list[torch.Tensor] = []
+        for block in self.blocks:
+            if count:
+                kept.append(block if len(block) <= count else block[:count].clone())
+                count -= len(kept[-1])
+        self.blocks = kept
+
+
+def _joined(tiles: torch.Tensor) -> torch.Tensor:
+    """[tiles, sequences, heads, group, channels] -> [sequences, heads, tokens, channels]."""
+    return tiles.permute(1, 2, 0, 3, 4).flatten(2, 3)

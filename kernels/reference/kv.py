@@ -1,0 +1,123 @@
+"""Encoding and decoding of the KV cache's tiles; `layout.kv` says what they are.
+
+Scales are rounded up and minima down to bfloat16, so that every value lies between codes: `int` errs by at most half a
+scale, and a scale is at most 1/64 (relative) more than range / (2^bits - 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+from tilepress.kernels.layout.kv import KvLayout, KvParams
+
+_LARGEST_E4M3 = 448.0
+
+
+class _Coded(NamedTuple):
+    """Codes (uint8) of values; scales and minima (bfloat16) with one value along the dimension of the group."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    minima: torch.Tensor | None
+
+
+def encode(keys: torch.Tensor, values: torch.Tensor, layout: KvLayout) -> torch.Tensor:
+    """Tiles of keys and values [..., group, channels]: uint8 [..., tile_bytes]."""
+    if layout.params.is_bit_identical:
+        return layout.join({"keys": keys, "values": values})
+    quantize, bits = _QUANTIZERS[layout.params.codec], layout.params.bits
+    of_keys = quantize(keys.float(), -2, layout.params)
+    of_values = [
+        quantize(channels.float(), -1, layout.params) for channels in torch.split(values, layout.group, dim=-1)
+    ]  # the last group of channels may be shorter
+    sections = {
+        "key_codes": _pack(of_keys.codes, bits).mT,
+        "value_codes": _pack(torch.cat([channels.codes for channels in of_values], dim=-1), bits),
+        "key_scales": of_keys.scales.squeeze(-2),
+        "value_scales": torch.cat([channels.scales for channels in of_values], dim=-1).mT,
+    }
+    if of_keys.minima is not None:
+        sections["key_minima"] = of_keys.minima.squeeze(-2)
+        minima = [channels.minima for channels in of_values if channels.minima is not None]
+        sections["value_minima"] = torch.cat(minima, dim=-1).mT
+    return layout.join(sections)
+
+
+def decode_keys(tiles: torch.Tensor, layout: KvLayout) -> torch.Tensor:
+    """Keys of tiles uint8 [..., tile_bytes]: float32 [..., group, channels]."""
+    sections = layout.split(tiles)
+    if layout.params.is_bit_identical:
+        return sections["keys"].float()
+    codes = _unpack(sections["key_codes"].mT, layout.params.bits)
+    constants = {side: sections[f"key_{side}"][..., None, :] for side in _sides(layout)}
+    return _value(codes, constants, layout.params)
+
+
+def decode_values(tiles: torch.Tensor, layout: KvLayout) -> torch.Tensor:
+    """Values of tiles uint8 [..., tile_bytes]: float32 [..., group, channels]."""
+    sections = layout.split(tiles)
+    if layout.params.is_bit_identical:
+        return sections["values"].float()
+    codes = _unpack(sections["value_codes"], layout.params.bits)
+    constants = {
+        side: sections[f"value_{side}"].mT.repeat_interleave(layout.group, dim=-1)[..., : layout.value_size]
+        for side in _sides(layout)
+    }
+    return _value(codes, constants, layout.params)
+
+
+def _sides(layout: KvLayout) -> tuple[str, ...]:
+    return ("scales", "minima") if layout.params.has_minima else ("scales",)
+
+
+def _integers(values: torch.Tensor, dim: int, params: KvParams) -> _Coded:
+    top = (1 << params.bits) - 1
+    minima = _rounded(values.amin(dim, keepdim=True), up=False)
+    scales = _rounded((values.amax(dim, keepdim=True) - minima.float()) / top, up=True)
+    codes = _divided(values - minima.float(), scales).round_().clamp_(0, top)
+    return _Coded(codes.to(torch.uint8), scales, minima)
+
+
+def _floats(values: torch.Tensor, dim: int, _: KvParams) -> _Coded:
+    scales = _rounded(values.abs().amax(dim, keepdim=True) / _LARGEST_E4M3, up=True)
+    codes = _divided(values, scales).clamp_(-_LARGEST_E4M3, _LARGEST_E4M3).to(torch.float8_e4m3fn)
+    return _Coded(codes.view(torch.uint8), scales, None)
+
+
+_QUANTIZERS: Mapping[str, Callable[[torch.Tensor, int, KvParams], _Coded]] = {"int": _integers, "fp8": _floats}
+
+
+def _value(codes: torch.Tensor, constants: Mapping[str, torch.Tensor], params: KvParams) -> torch.Tensor:
+    if not params.has_minima:
+        return codes.view(torch.float8_e4m3fn).float() * constants["scales"].float()
+    return codes.float() * constants["scales"].float() + constants["minima"].float()
+
+
+def _divided(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Zero where all values of the group are alike."""
+    return torch.where(scales == 0, 0.0, values / scales.float())
+
+
+def _rounded(values: torch.Tensor, *, up: bool) -> torch.Tensor:
+    """The nearest bfloat16 that is not smaller (`up`), or not larger."""
+    bits = values.view(torch.int32)
+    grows = ((values > 0) if up else (values < 0)).to(torch.int32)
+    return ((bits + grows * 0xFFFF) & -0x10000).view(torch.float32).bfloat16()
+
+
+def _pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes [..., tokens, channels] -> bytes [..., tokens * bits / 8, channels]."""
+    fields = torch.unflatten(codes, -2, (8 // bits, -1))
+    packed = fields[..., 0, :, :].clone()
+    for place in range(1, 8 // bits):
+        packed |= fields[..., place, :, :] << (bits * place)
+    return packed
+
+
+def _unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """The inverse of `_pack`."""
+    mask = (1 << bits) - 1
+    return torch.cat([(packed >> (bits * place)) & mask for place in range(8 // bits)], dim=-2)

@@ -1,0 +1,165 @@
+"""Attention over a compressed cache: what it computes, by its definition, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tilepress.kernels import CodecError
+from tilepress.kernels.attention import attend
+from tilepress.kernels.kv_store import KvStore
+from tilepress.kernels.layout.kv import parse_kv_spec
+from tilepress.kernels.reference.attention import Attention
+
+SPECS = ("int:bits=8", "int:bits=4", "int:bits=2", "fp8", "none", "int:bits=4,group=32", "fp8:group=16")
+SHAPES = (
+    # sequences, heads, KV heads, queries, tokens, key channels, value channels
+    (1, 4, 4, 1, 1, 32, 32),
+    (1, 9, 3, 1, 331, 64, 64),
+    (2, 8, 2, 1, 200, 128, 128),
+    (1, 5, 1, 3, 163, 80, 48),
+    (1, 2, 2, 8, 300, 256, 256),
+    (3, 2, 1, 20, 90, 16, 32),
+)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def store_of(spec: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> KvStore:
+    sequences, _, kv_heads, _, tokens, key_size, value_size = shape
+    store = KvStore(parse_kv_spec(spec))
+    keys, values = (
+        random(sequences, kv_heads, tokens, key_size, seed=1),
+        random(sequences, kv_heads, tokens, value_size, seed=2),
+    )
+    store.append((keys + 1.5).to(dtype), values.to(dtype))
+    return store
+
+
+def query_of(shape: tuple[int, ...]) -> torch.Tensor:
+    return random(shape[0], shape[1], shape[3], shape[5])
+
+
+def defined(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.Tensor:
+    """softmax(scores) @ values, in float64 and all at once."""
+    repeats = query.shape[1] // store.heads
+    keys = store.dense_keys().double().repeat_interleave(repeats, dim=1)
+    values = store.dense_values().double().repeat_interleave(repeats, dim=1)
+    scores = attention.scaling * query.double() @ keys.mT
+    if attention.softcap:
+        scores = attention.softcap * (scores / attention.softcap).tanh()
+    token, own = torch.arange(store.tokens), torch.arange(store.tokens)[-query.shape[2] :, None]
+    if attention.slopes is not None:
+        scores = scores + attention.slopes.double()[:, None, None] * (token - own)
+    seen = torch.ones(1, dtype=torch.bool)
+    if attention.is_causal:
+        seen = seen & (token <= own)
+    if attention.window:
+        seen = seen & (token > own - attention.window)
+    if attention.mask is not None and attention.mask.dtype == torch.bool:
+        seen = seen & attention.mask
+    elif attention.mask is not None:
+        scores = scores + attention.mask
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if attention.sinks is not None:
+        sinks = attention.sinks.double().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1] @ values
+    return scores.softmax(-1).nan_to_num() @ values
+
+
+def assert_as_defined(found: torch.Tensor, query: torch.Tensor, store: KvStore, attention: Attention) -> None:
+    assert found.dtype == query.dtype
+    step = 2e-5 if query.dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(found.double(), defined(query, store, attention), rtol=step, atol=step)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_attention_is_what_it_is_defined_to_be(spec: str, shape: tuple[int, ...]) -> None:
+    store, query = store_of(spec, shape), query_of(shape)
+    attention = Attention(scaling=shape[5] ** -0.5)
+    assert_as_defined(attend(query, store, attention), query, store, attention)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_comes_back_in_half_precision(dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        store, query = store_of("int:bits=4", shape, dtype), query_of(shape).to(dtype)
+        attention = Attention(scaling=shape[5] ** -0.5)
+        assert_as_defined(attend(query, store, attention), query, store, attention)
+
+
+def extras(shape: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    sequences, heads, _, queries, tokens, _, _ = shape
+    seen = random(sequences, 1, queries, tokens, seed=4) > 0
+    padding = torch.ones(sequences, 1, 1, tokens, dtype=torch.bool)
+    padding[0, ..., : tokens // 2] = False
+    nothing = torch.ones(1, heads, queries, tokens, dtype=torch.bool)
+    nothing[:, 0, 0] = False
+    return {
+        "bidirectional": {"is_causal": False},
+        "window": {"window": 70},
+        "narrow window": {"window": 1},
+        "left padding": {"mask": padding, "is_causal": False},
+        "padding and causal": {"mask": padding},
+        "bool mask": {"mask": seen, "is_causal": False},
+        "additive mask": {"mask": random(sequences, heads, queries, tokens, seed=5), "is_causal": False},
+        "nothing seen": {"mask": nothing, "is_causal": False},
+        "additive minus infinity": {"mask": torch.zeros(nothing.shape).masked_fill(~nothing, -torch.inf)},
+        "alibi": {"slopes": 2.0 ** -torch.arange(1.0, heads + 1)},
+        "softcap": {"softcap": 3.0},
+        "sinks": {"sinks": random(heads, seed=6)},
+        "all": {
+            "mask": padding,
+            "window": 40,
+            "slopes": random(heads, seed=7).abs() / 9,
+            "softcap": 5.0,
+            "sinks": random(heads, seed=8),
+        },
+    }
+
+
+@pytest.mark.parametrize("extra", extras(SHAPES[0]))
+def test_masks_windows_biases_caps_and_sinks(extra: str) -> None:
+    for shape in SHAPES[1:]:
+        store, query = store_of("int:bits=4", shape), query_of(shape)
+        attention = Attention(scaling=0.3, **extras(shape)[extra])
+        assert_as_defined(attend(query, store, attention), query, store, attention)
+
+
+def test_scores_of_any_size_do_not_overflow() -> None:
+    shape = SHAPES[1]
+    store, query = store_of("int:bits=8", shape), query_of(shape) * 300
+    attention = Attention(scaling=1.0)
+    assert_as_defined(attend(query, store, attention), query, store, attention)
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    shape = (2, 4, 2, 1, 100, 32, 32)
+    store, query = store_of("int:bits=4", shape), query_of(shape)
+    everything = torch.ones(2, 1, 1, 100, dtype=torch.bool)
+    for bad in (query[:1], query[..., :16], query[:, :3], query[0], query[:, :, :0], query.long(), query[:, :0]):
+        with pytest.raises(CodecError):
+            attend(bad, store, Attention(1.0))
+    with pytest.raises(CodecError):
+        attend(torch.zeros(2, 4, 101, 32), store, Attention(1.0))
+    with pytest.raises(CodecError):
+        attend(query, KvStore(parse_kv_spec("fp8")), Attention(1.0))
+    for arguments in (
+        {"scaling": float("nan")},
+        {"window": -1},
+        {"softcap": 0.0},
+        {"softcap": float("inf")},
+        {"slopes": torch.ones(3)},
+        {"sinks": torch.ones(4, 1)},
+        {"mask": everything[..., :99]},
+        {"mask": everything[0]},
+        {"mask": everything.expand(2, 3, 1, 100)},
+        {"mask": everything.to(torch.int64)},
+    ):
+        with pytest.raises(CodecError):
+            attend(query, store, Attention(**{"scaling": 1.0, **arguments}))
