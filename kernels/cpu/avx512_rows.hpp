@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "tile_prefetch.hpp"
+
 namespace tilepress {
 namespace {
 
@@ -44,14 +46,6 @@ inline __m512i sixteen_columns(const void* x) {
 // Lane 4 l + q of a reduction is row 4 q + l.
 inline __m512i row_order() {
     return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-}
-
-// Ask for the codes that come two pages later: the processor's own guesses end with each page.
-inline void prefetch(const std::uint8_t* tile, std::int64_t bytes) {
-    constexpr std::uintptr_t ahead = 8192;
-    const auto address = reinterpret_cast<std::uintptr_t>(tile) + ahead;
-    for (std::int64_t line = 0; line < bytes; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<std::uintptr_t>(line)), _MM_HINT_T1);
 }
 
 // 4 partial sums of each of 16 rows -> the 16 sums, in the order of the rows.

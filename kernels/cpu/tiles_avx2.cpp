@@ -1,7 +1,9 @@
 // The kernels for x86 processors with AVX2, FMA and F16C.
 #include <immintrin.h>
 
+#include "avx2_dot.hpp"
 #include "avx2_floats.hpp"
+#include "avx2_fp8.hpp"
 #include "tile_decode.hpp"
 #include "tile_multiply.hpp"
 
@@ -79,10 +81,19 @@ struct Avx2 : Avx2Floats {
     static void end_copies() { _mm_sfence(); }
 };
 
+void multiply(const Tiles& weight, Range panels, const Product& product, const std::byte* prepared) {
+    const auto& input = *reinterpret_cast<const DotInput*>(prepared);
+    if (input.uses_dot) return dot_multiply<Avx2>(weight, panels, product, input);
+    const auto* x = reinterpret_cast<const float*>(input.base());
+    if (weight.code == Code::e4m3) return fp8_multiply<Avx2, Code::e4m3>(weight, panels, product, x);
+    if (weight.code == Code::e5m2) return fp8_multiply<Avx2, Code::e5m2>(weight, panels, product, x);
+    float_multiply<Avx2>(weight, panels, product, input.base());
+}
+
 }  // namespace
 
 TileKernels avx2_tile_kernels() {
-    return {decode<Avx2>, float_prepared_bytes, float_prepare<Avx2>, float_multiply<Avx2>};
+    return {decode<Avx2>, dot_prepared_bytes, dot_prepare<Avx2>, multiply};
 }
 
 }  // namespace tilepress

@@ -168,6 +168,35 @@ def test_outliers_in_x_do_not_drown_other_groups(spec: str, dtype: torch.dtype) 
     assert_close(matmul(others, encoded), others, weight)
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_rows_of_x_with_blocks_of_every_make_multiply_together(spec: str) -> None:
+    """Ordinary columns, zeros, outliers of one row only, and a last tile that is not full, for 1 to 8 rows of x."""
+    x = values((8, 300), torch.bfloat16, seed=4)
+    x[:, 128:192] = 0
+    x[1::3, 200] = 500.0
+    x[2] = 0
+    encoded = encode(values((19, 300)), spec)
+    weight = reference(encoded, torch.float32)
+    for count in range(1, 9):
+        found = matmul(x[:count], encoded)
+        assert_close(found, x[:count], weight)
+        assert torch.equal(found[2:3], torch.zeros_like(found[2:3]))
+
+
+@pytest.mark.parametrize("count", (1, 3))
+def test_products_of_codes_that_are_not_numbers(count: int) -> None:
+    for spec in ("fp8", "fp8:format=e5m2"):
+        encoded = encode(values((48, 64)), spec)
+        encoded.parts["codes"][1, 2, 37] = 0x7F
+        x = values((count, 64), torch.bfloat16)
+        wanted = x.float() @ reference(encoded, torch.float32).T
+        found = matmul(x, encoded)
+        assert int(found.isnan().sum()) == count
+        assert torch.equal(found.isnan(), wanted.isnan())
+        numbers = ~wanted[0].isnan()
+        assert_close(found[:, numbers], x, reference(encoded, torch.float32)[numbers])
+
+
 @pytest.mark.parametrize("spec", ("int:bits=4", "int:bits=5,symmetric=false", "nf4", "fp8", "mxfp4", "nvfp4"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("extreme", (float("nan"), float("inf"), float("-inf"), 1e-41, 6e-8))
