@@ -75,6 +75,9 @@ def compress(
     with progress("plan", quiet or as_json) as show:
         planned = job.plan(destination, restart=restart, show=lambda what, done, total: show(done, total, what))
     _tell(planned.notes, quiet)
+    if not quiet and not as_json:
+        seconds = job.predict_seconds(planned, workers)
+        _tell([f"about {_duration(seconds)} on this machine"] if seconds is not None else [], quiet)
     if dry_run:
         _show_plan(planned.plan, as_json, planned.predicted_kl)
         return
@@ -104,6 +107,10 @@ def _show_conversion(result: Any, as_json: bool, quiet: bool) -> None:
             f"{result.path}: {megabytes(result.size_bytes)}, {share:.1f} % of {megabytes(result.source_bytes)}"
             + (f" ({result.resumed} tensors were there from an interrupted run)" if result.resumed else "")
         )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _tell(notes: Sequence[str], quiet: bool) -> None:

@@ -17,12 +17,19 @@ from tilepress.compress.budget.candidates import competing
 from tilepress.compress.budget.conversion import BudgetCompressor
 from tilepress.compress.budget.planning import BudgetPlan
 from tilepress.compress.calibration.calibration import DEFAULT_CALIBRATION_TOKENS, Calibration
+from tilepress.compress.codecs import uses_statistics
+from tilepress.compress.duration import predict_seconds
 from tilepress.compress.pipeline import Conversion, Progress, run_plan
 from tilepress.compress.plan import Plan, make_plan
 from tilepress.compress.recipe import Recipe
 from tilepress.compress.sizes import parse_size
 from tilepress.formats.checkpoint import Checkpoint, open_checkpoint
 from tilepress.kernels import RecipeError
+
+_SOON_DONE_BYTES = 50_000_000
+"""Size below which predicting would take as long as converting."""
+
+_MOST_NAMES = 3
 
 Report = Callable[[Progress], None]
 Show = Callable[[str, int, int], None]
@@ -53,6 +60,9 @@ class Job(Protocol):
 
         `show` is called with what is being measured, steps done and all.
         """
+
+    def predict_seconds(self, planned: Planned, workers: int | None = None) -> float | None:
+        """How long `run` will take on this machine, from short trials; nothing where it is over soon."""
 
     def run(
         self,
@@ -168,7 +178,7 @@ def prepare(
     measure = None
     if max_kl is not None and prepared is not None and calibration is not None:
         measure = _divergence_from(source, prepared, calibration)
-    return _BudgetJob(compressor, measure)
+    return _BudgetJob(checkpoint, prepared, compressor, measure)
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,10 @@ class _CodecJob:
     def plan(self, destination: Path, *, restart: bool = False, show: Show | None = None) -> Planned:
         stage = self.calibration.stage if self.calibration else None
         plan = make_plan(self.checkpoint, self.codec, self.recipe, self.embeddings, self.max_shard_bytes, stage)
-        return Planned(plan, plan.notes)
+        return Planned(plan, [*plan.notes, *_notes(plan, self.calibration)])
+
+    def predict_seconds(self, planned: Planned, workers: int | None = None) -> float | None:
+        return _predict(self.checkpoint, planned.plan, workers, self.calibration)
 
     def run(
         self,
@@ -211,12 +224,17 @@ class _CodecJob:
 class _BudgetJob:
     """A budget is met; `measure` gives a container's KL divergence where that is the budget."""
 
+    checkpoint: Checkpoint
+    calibration: Calibration | None
     compressor: BudgetCompressor
     measure: Callable[[Path], float] | None
 
     def plan(self, destination: Path, *, restart: bool = False, show: Show | None = None) -> Planned:
         made = self.compressor.plan(destination, restart, show)
-        return Planned(made.plan, made.notes, made.damages, made)
+        return Planned(made.plan, [*made.notes, *_notes(made.plan, self.calibration)], made.damages, made)
+
+    def predict_seconds(self, planned: Planned, workers: int | None = None) -> float | None:
+        return _predict(self.checkpoint, planned.plan, workers, self.calibration)
 
     def run(
         self,
@@ -235,6 +253,24 @@ class _BudgetJob:
             destination, plan, self.measure, workers=workers, restart=restart, report=report
         )
         return replace(found.conversion, measured_kl=found.measured_kl)
+
+
+def _notes(plan: Plan, calibration: Calibration | None) -> list[str]:
+    """Which tensors the text does not help."""
+    if calibration is None:
+        return []
+    eager = [tensor.slot.name for tensor in plan.tensors if uses_statistics(tensor.slot.params)]
+    left = calibration.without_statistics(eager)
+    if not left:
+        return []
+    names = ", ".join(left[:_MOST_NAMES]) + (f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else "")
+    return [f"rounded as without the text, which tells nothing of what they multiply: {names}"]
+
+
+def _predict(checkpoint: Checkpoint, plan: Plan, workers: int | None, calibration: Calibration | None) -> float | None:
+    if plan.source_bytes < _SOON_DONE_BYTES:
+        return None
+    return predict_seconds(checkpoint, plan, workers, calibration)
 
 
 def _divergence_from(source: str | Path, calibration: Calibration, text: str | Path) -> Callable[[Path], float]:

@@ -187,7 +187,7 @@ def _encode_all(
     """Encode with `workers` threads, at most so many tensors ahead, and yield in order."""
     waiting: deque[tuple[PlannedTensor, Future[tuple[Encoded, Error]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
-    with _shared_processors() if statistics else nullcontext(), pool:
+    with shared_processors() if statistics else nullcontext(), pool:
         try:
             for tensor in tensors:
                 if len(waiting) == workers:
@@ -203,7 +203,7 @@ def _encode_all(
 
 
 @contextmanager
-def _shared_processors() -> Iterator[None]:
+def shared_processors() -> Iterator[None]:
     """Let each of the usual number of workers have its share of PyTorch's threads.
 
     Error feedback is made of small steps, at whose ends threads wait for each other: with more threads than processors

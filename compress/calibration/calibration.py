@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +52,14 @@ class Calibration:
     """A model and a text, ready to be run block by block.
 
     Attributes:
-        path: of the checkpoint's folder.
+        checkpoint: the source.
         model: of the checkpoint.
         windows: int64 vectors of tokens.
         origin: what tells its statistics from others.
         statistics: folder in which statistics are looked for and kept; None to forget them.
     """
 
-    path: Path
+    checkpoint: Checkpoint
     model: BlockModel
     windows: Sequence[torch.Tensor]
     origin: Origin
@@ -90,7 +91,7 @@ class Calibration:
         for one in windows:
             digest.update(len(one).to_bytes(8, "little") + one.numpy().tobytes())
         origin = Origin(checkpoint.identity(), digest.hexdigest(), total_tokens(windows))
-        return cls(checkpoint.path, model, windows, origin, statistics)
+        return cls(checkpoint, model, windows, origin, statistics)
 
     def stage(self, name: str) -> int:
         """When a tensor of the checkpoint is coded; see `blocks`."""
@@ -98,7 +99,8 @@ class Calibration:
 
     def held_out(self, text: str | Path, tokens: int = DEFAULT_TOKENS) -> list[torch.Tensor]:
         """Windows of the text behind those that are used here; the last of these where it has no more."""
-        tokenizer, length = load_tokenizer(self.path, self.path), len(self.windows[0])
+        path = self.checkpoint.path
+        tokenizer, length = load_tokenizer(path, path), len(self.windows[0])
         windows = cut_windows(tokenizer, read_text(text), self.origin.tokens + tokens, length)
         return windows[len(self.windows) :] or list(self.windows[-max(1, tokens // length) :])
 
@@ -111,6 +113,35 @@ class Calibration:
             written: gives a tensor of a finished stage as it decodes.
         """
         return CalibrationRun(self, folder / FOLDER, original, written)
+
+    def without_statistics(self, names: Iterable[str]) -> list[str]:
+        """Those tensors of which the text tells nothing: tables, heads tied to one, and matrices of fused experts."""
+        return [name for name in names if self.model.layer(name) is None]
+
+    def windows_to_run(self) -> int:
+        """Windows that will go through the model: none where statistics are kept for all of its stages."""
+        kept = self.statistics
+        stages = range(1, self.model.count + 1)
+        if kept is not None and all(_statistics_file(kept, stage).exists() for stage in stages):
+            return 0
+        return len(self.windows)
+
+    def try_block(self) -> tuple[float, float]:
+        """Seconds that the first window takes through the first block, with moments gathered and without."""
+        model, read = self.model, self.checkpoint.tensor
+        names = [name for name in self.checkpoint.infos if model.stage(name) == 1]
+        layers = {name: layer for name in names if (layer := model.layer(name)) is not None}
+        model.prepare(self.windows[:1], read)
+        states = model.enter(self.windows[:1], read)[0]
+        with model.loaded(1, read):
+            model.run(1, states)  # The first time, libraries set themselves up.
+            times = [time.perf_counter()]
+            with MomentCollector(layers):
+                model.run(1, states)
+            times.append(time.perf_counter())
+            model.run(1, states)
+            times.append(time.perf_counter())
+        return times[1] - times[0], times[2] - times[1]
 
     def clean(self, folder: Path) -> None:
         """Remove what `begin` has kept in the folder of a container that is whole now."""
@@ -139,7 +170,7 @@ class CalibrationRun:
         if not layers:
             return {}
         kept = self._calibration.statistics
-        path = kept / f"stage-{stage:04d}.safetensors" if kept is not None else None
+        path = _statistics_file(kept, stage) if kept is not None else None
         if path is not None and path.exists():
             found = load_statistics(path, self._calibration.origin)
             if layers.keys() <= found.keys():
@@ -197,3 +228,7 @@ class CalibrationRun:
             entries = (header.entries[str(number)] for number in range(len(header.entries)))
             self._states = [map_tensor(path, entry).clone() for entry in entries]
             self._reached = kept
+
+
+def _statistics_file(folder: Path, stage: int) -> Path:
+    return folder / f"stage-{stage:04d}.safetensors"
