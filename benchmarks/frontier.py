@@ -114,13 +114,19 @@ def points() -> Iterator[Point]:
     for line, specs in (("zfp", ("zfp:rate=8", "zfp:rate=6", "zfp:rate=4")), ("sz", ("sz:rel=0.02", "sz:rel=0.005"))):
         for spec in specs:
             yield Point(spec, line, {"codec": spec, "embeddings": spec})
-    for bits in (4, 5, 3):
-        yield from both("trellis", f"trellis:bits={bits}")
-        spec = {"codec": f"trellis:bits={bits}", "embeddings": f"trellis:bits={bits}"}
-        name = f"trellis:bits={bits} own"
-        yield Point(name, "trellis, calibrated", spec, is_calibrated=True, shares_statistics=False)
-    for budget in (4.0, 5.0, 3.5, 6.0):
-        yield Point(f"budget {budget:g} bits", "budget", {"bits": budget}, is_calibrated=True, shares_statistics=False)
+    for window in (12, 16):
+        for bits in (4, 5, 3):
+            spec = f"trellis:bits={bits}" + (f",window={window}" if window != 16 else "")
+            line = "trellis" if window == 16 else f"trellis window {window}"
+            yield from both(line, spec)
+            given = {"codec": spec, "embeddings": spec}
+            yield Point(f"{spec} own", f"{line}, calibrated", given, is_calibrated=True, shares_statistics=False)
+    quick = " ".join([*(f"trellis:bits={bits},window=12" for bits in range(2, 8)), "int:bits=8", "none"])
+    for ending, codecs in ((" window=12", quick), ("", None)):
+        for bits in (4.0, 5.0, 3.5, 6.0):
+            options = {"bits": bits, "codecs": codecs}
+            name = f"budget {bits:g} bits{ending}"
+            yield Point(name, f"budget{ending}", options, is_calibrated=True, shares_statistics=False)
 
 
 class Judge:
