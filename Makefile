@@ -19,6 +19,7 @@ FUZZ_SECONDS ?= 600
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
+CUDA := $(wildcard kernels/cuda/*.cu kernels/cuda/*.cuh tests/cuda/emulator/*.cpp tests/cuda/emulator/*.hpp)
 
 .PHONY: demo test test-all sanitize fuzz bench lint clean
 
@@ -57,7 +58,7 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(CUDA)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -47,6 +47,8 @@ def backend_of(codec: str, device_type: str) -> Backend:
     """The backend that runs `codec` on devices of this type ("cpu", "cuda")."""
     if device_type == "cpu" and codec in _NATIVE:
         return _NATIVE[codec]
+    if device_type == "cuda" and codec in _CUDA:
+        return _CUDA[codec]
     return _REFERENCE[codec]
 
 
@@ -64,6 +66,11 @@ def _native(codec: str) -> Backend:
     return Backend("cpu", module.decode, getattr(module, "matmul", None), getattr(module, "encode", None))
 
 
+def _cuda(codec: str) -> Backend:
+    module = importlib.import_module(f"tilepress.kernels.cuda.{codec}")
+    return Backend("cuda", module.decode, getattr(module, "matmul", None))
+
+
 def _exists(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
@@ -74,6 +81,10 @@ _NATIVE: Mapping[str, Backend] = {
     codec: _native(codec)
     for codec in CODECS
     if _exists("tilepress.kernels._native") and _exists(f"tilepress.kernels.cpu.{codec}")
+}
+# The operators are defined beside the native kernels. Without CuPy, tensors on a GPU run the reference.
+_CUDA: Mapping[str, Backend] = {
+    codec: _cuda(codec) for codec in _NATIVE if _exists("cupy") and _exists(f"tilepress.kernels.cuda.{codec}")
 }
 
 

@@ -94,7 +94,9 @@ def test_wheel_holds_every_module_once_and_no_sources_of_the_extension(tree: set
     assert [name for name, count in Counter(names).items() if count > 1] == []
     packed = {name.removeprefix("tilepress/") for name in names if name.startswith("tilepress/")}
     assert tree | {*BESIDE, "__init__.py", "py.typed", "kernels/_native.pyi"} <= packed
-    compiled = [name for name in packed if PurePosixPath(name).suffix not in (".py", ".pyi", ".typed")]
+    cuda = {f"kernels/cuda/{path.name}" for path in (ROOT / "kernels" / "cuda").glob("*.cu*")}
+    assert cuda <= packed, "kernels for a GPU are compiled where they run"
+    compiled = [name for name in packed - cuda if PurePosixPath(name).suffix not in (".py", ".pyi", ".typed")]
     assert [PurePosixPath(name).name.split(".")[0] for name in compiled] == ["_native"]
     assert {name.split("/")[0] for name in names} == {"tilepress", "tilepress-0.1.0.dist-info"}
 

@@ -1,0 +1,1 @@
+"""The `cuda` backend: kernels in CUDA C++ that CuPy compiles and launches; see docs/cuda.md."""

@@ -1,0 +1,52 @@
+"""What the cuda backend's operators share: splitting small products, and products with many rows of x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from tilepress.kernels.encoded import PANEL_ROWS
+from tilepress.kernels.errors import CodecError
+
+BLOCK_VALUES = 1 << 24
+"""Weights that are decoded at a time for many rows of x: 32 MiB in bfloat16."""
+
+_BLOCKS_A_MULTIPROCESSOR = 4
+_LEAST_STAGES = 8
+"""Stages of a split: one for each warp of a block."""
+
+
+def splits_of(panels: int, stages: int, multiprocessors: int) -> int:
+    """Into how many pieces the columns of a product are split, so that a small matrix keeps all of a GPU busy.
+
+    Args:
+        panels: blocks that there are without splitting.
+        stages: pieces into which the columns could be split.
+        multiprocessors: of the GPU.
+    """
+    wanted = _BLOCKS_A_MULTIPROCESSOR * multiprocessors // max(1, panels)
+    return max(1, min(wanted, stages // _LEAST_STAGES))
+
+
+def matmul_by_blocks(
+    x: torch.Tensor,
+    decode: Callable[[tuple[int, int]], torch.Tensor],
+    bias: torch.Tensor | None,
+    rows: tuple[int, int],
+) -> torch.Tensor:
+    """`x @ weight[rows].T + bias`, [count, rows], by one block of decoded rows after the other."""
+    y = x.new_empty((len(x), rows[1] - rows[0]))
+    step = max(1, BLOCK_VALUES // max(1, x.shape[1]) // PANEL_ROWS) * PANEL_ROWS
+    for first in range(rows[0], rows[1], step):
+        last = min(first + step, rows[1])
+        piece = slice(first - rows[0], last - rows[0])
+        of_block = None if bias is None else bias[piece]
+        y[:, piece] = torch.nn.functional.linear(x, decode((first, last)), of_block)
+    return y
+
+
+def require_on(other: torch.Tensor, name: str, tensor: torch.Tensor) -> None:
+    """Raise `CodecError` unless two tensors lie on the same device."""
+    if tensor.device != other.device:
+        raise CodecError(f"{name} is on {tensor.device}, the codes on {other.device}")

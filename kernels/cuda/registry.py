@@ -1,0 +1,114 @@
+"""Every kernel that there is, with what its launch needs: for CuPy, and for the tests that compile and emulate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from tilepress.kernels.cpu.tiles import TileCode
+from tilepress.kernels.errors import CodecError
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+"""GPUs for which every kernel is compiled in the tests. Others compile for themselves when a kernel is first used."""
+
+OPTIONS = ("-std=c++17",)
+"""What NVRTC takes beside the architecture. CuPy adds those of `CUPY_OPTIONS`."""
+
+CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
+
+THREADS = 256
+STRIP_TILES = 16
+"""Tiles that a block of `tiles_decode` decodes."""
+
+MOST_GRID_Y = 65535
+"""Blocks of a grid in its second dimension."""
+
+MOST_VECTORS = 8
+"""Rows of x that `tiles_multiply` takes."""
+
+WARPS = THREADS // 32
+STAGES, STAGE_TILES = 4, 4
+"""Stages of each warp's ring of codes in shared memory, and tiles of a stage."""
+
+DTYPE_TYPES = {torch.float32: "Float32", torch.float16: "Float16", torch.bfloat16: "Bfloat16"}
+_SCALE_TYPES = {"bfloat16": "Bfloat16Scale", "e8m0": "E8m0Scale", "e4m3": "E4m3Scale"}
+_CODE_TYPES = {"nf4": "Nf4", "e4m3": "E4m3", "e5m2": "E5m2", "e2m1": "E2m1"}
+
+TILE_CODES = (
+    *(TileCode("int", bits, 0) for bits in range(2, 9)),
+    TileCode("nf4", 4, 0),
+    TileCode("e4m3", 8, 0),
+    TileCode("e5m2", 8, 0),
+    TileCode("e2m1", 4, 0, "e8m0"),
+    TileCode("e2m1", 4, 0, "e4m3"),
+)
+"""The codes of tiles. Kernels do not depend on the group."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instantiation of a template.
+
+    Attributes:
+        source: file in kernels/cuda.
+        template: its name there.
+        arguments: its template arguments.
+        threads: of a block.
+        shared_bytes: shared memory of a block; all of it is dynamic.
+        registers: the most that a thread may take on any architecture.
+    """
+
+    source: str
+    template: str
+    arguments: tuple[str, ...]
+    threads: int
+    shared_bytes: int
+    registers: int
+
+    @property
+    def label(self) -> str:
+        """The name without namespaces, as documents write it."""
+        return f"{self.template}<{', '.join(self.arguments)}>"
+
+    @property
+    def expression(self) -> str:
+        """The name as C++ has it."""
+        return f"tilepress::{self.template}<{', '.join(f'tilepress::{argument}' for argument in self.arguments)}>"
+
+
+def tiles_decode(code: TileCode, dtype: torch.dtype) -> Kernel:
+    """Dense values of `dtype`."""
+    arguments = (*_types_of(code), DTYPE_TYPES[dtype])
+    shared_bytes = STRIP_TILES * (32 * code.bits + 16) + 64
+    return Kernel("tiles_decode.cu", "tiles_decode", arguments, THREADS, shared_bytes, 64)
+
+
+def tiles_multiply(code: TileCode, dtype: torch.dtype) -> Kernel:
+    """Products with x of `dtype`."""
+    shared_bytes = WARPS * STAGES * STAGE_TILES * 32 * code.bits + 128
+    arguments = (*_types_of(code), DTYPE_TYPES[dtype])
+    return Kernel("tiles_multiply.cu", "tiles_multiply", arguments, THREADS, shared_bytes, 64)
+
+
+def add_splits(dtype: torch.dtype) -> Kernel:
+    """Sums of the splits of a product, in `dtype`."""
+    return Kernel("tiles_multiply.cu", "add_splits", (DTYPE_TYPES[dtype],), THREADS, 0, 64)
+
+
+def kernels() -> Iterator[Kernel]:
+    """All of them."""
+    for code, dtype in product(TILE_CODES, DTYPE_TYPES):
+        yield tiles_decode(code, dtype)
+        yield tiles_multiply(code, dtype)
+    yield from map(add_splits, DTYPE_TYPES)
+
+
+def _types_of(code: TileCode) -> tuple[str, str]:
+    """C++'s types of a code and its scales."""
+    known = any(code._replace(group=0) == one for one in TILE_CODES)
+    if not known:
+        raise CodecError(f"there are no {code.name} codes of {code.bits} bits with {code.scale_format} scales")
+    return _CODE_TYPES.get(code.name, f"Integer<{code.bits}>"), _SCALE_TYPES[code.scale_format]

@@ -1,0 +1,237 @@
+"""The operators of fixed-rate tiles on a GPU: `tilepress::tiles_decode` and `tilepress::tiles_matmul`.
+
+One to eight rows of x are multiplied as the codes are decoded; for more, blocks of decoded rows are left to PyTorch's
+matmul.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from tilepress.kernels.cpu.tiles import Parts, TileCode, parts_of
+from tilepress.kernels.cuda import registry
+from tilepress.kernels.cuda.launch import Int, Launcher, Pointer, launcher
+from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, splits_of
+from tilepress.kernels.encoded import PANEL_ROWS, Encoded
+from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout import tiles as layout
+
+_SCALE_DTYPES = {"bfloat16": torch.bfloat16, "e8m0": torch.uint8, "e4m3": torch.uint8}
+
+
+def decode_encoded(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
+    """The operator `tiles_decode` of a tensor: values of the range, `dtype` [len(rows), len(columns)]."""
+    piece = rows.start, rows.stop, columns.start, columns.stop
+    return torch.ops.tilepress.tiles_decode(  # type: ignore[no-any-return]
+        *parts_of(encoded), *code, encoded.columns, *piece, dtype
+    )
+
+
+def matmul_encoded(
+    x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor | None, rows: range
+) -> torch.Tensor:
+    """The operator `tiles_matmul` of a tensor: `x @ weight[rows].T + bias`."""
+    return torch.ops.tilepress.tiles_matmul(  # type: ignore[no-any-return]
+        x, *parts_of(encoded), bias, *code, rows.start, rows.stop
+    )
+
+
+def decode(
+    device: Launcher,
+    parts: Parts,
+    code: TileCode,
+    width: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Values of a range of a weight of `width` columns, `dtype` [rows, columns].
+
+    Raises:
+        CodecError: parts that don't fit each other or the range.
+    """
+    _check(parts, code, width, rows)
+    if not 0 <= columns[0] <= columns[1] <= width:
+        raise CodecError(f"there are no columns {columns[0]} to {columns[1]} in {width}")
+    height, count = rows[1] - rows[0], columns[1] - columns[0]
+    values = parts.codes.new_empty((height, count), dtype=dtype)
+    if not values.numel():
+        return values
+    tiles = parts.codes.shape[1]
+    strips = -(-(-(-columns[1] // layout.TILE) - columns[0] // layout.TILE) // registry.STRIP_TILES)
+    panels = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
+    a_word = 16 // dtype.itemsize
+    is_aligned = columns[0] % a_word == 0 and count % a_word == 0
+    for first in range(0, panels, registry.MOST_GRID_Y):
+        top = max(rows[0], (rows[0] // PANEL_ROWS + first) * PANEL_ROWS)
+        bottom = min(rows[1], (rows[0] // PANEL_ROWS + first + registry.MOST_GRID_Y) * PANEL_ROWS)
+        device.launch(
+            registry.tiles_decode(code, dtype),
+            (strips, -(-bottom // PANEL_ROWS) - top // PANEL_ROWS),
+            (
+                *_pointers(parts),
+                Pointer(values[top - rows[0] :]),
+                Int(tiles),
+                Int(layout.groups(width, code.group)),
+                Int(code.group // layout.TILE or tiles),
+                Int(top),
+                Int(bottom),
+                Int(columns[0]),
+                Int(columns[1]),
+                Int(is_aligned),
+            ),
+        )
+    return values
+
+
+def matmul(
+    device: Launcher,
+    x: torch.Tensor,
+    parts: Parts,
+    bias: torch.Tensor | None,
+    code: TileCode,
+    rows: tuple[int, int],
+) -> torch.Tensor:
+    """`x @ weight[rows].T + bias`: [..., columns] -> [..., rows] in the dtype of x.
+
+    Raises:
+        CodecError: parts or a bias that don't fit.
+    """
+    batch, width, height = x.shape[:-1], x.shape[-1], rows[1] - rows[0]
+    _check(parts, code, width, rows)
+    if bias is not None:
+        require_on(parts.codes, "the bias", bias)
+        if bias.shape != (height,):
+            raise CodecError(f"a bias of shape {tuple(bias.shape)} does not fit {height} rows")
+        bias = bias.to(x.dtype).contiguous()
+    require_on(parts.codes, "x", x)
+    vectors = x.reshape(batch.numel(), width).contiguous()
+    count = len(vectors)
+    if count > registry.MOST_VECTORS:
+        y = matmul_by_blocks(
+            vectors, lambda piece: decode(device, parts, code, width, piece, (0, width), x.dtype), bias, rows
+        )
+    else:
+        y = x.new_empty((count, height))
+        if y.numel():
+            _multiply(device, vectors, parts, bias, code, rows, y)
+    return y.reshape(*batch, height)
+
+
+def _multiply(
+    device: Launcher,
+    x: torch.Tensor,
+    parts: Parts,
+    bias: torch.Tensor | None,
+    code: TileCode,
+    rows: tuple[int, int],
+    y: torch.Tensor,
+) -> None:
+    (count, width), tiles, height = x.shape, parts.codes.shape[1], rows[1] - rows[0]
+    panels = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
+    splits = splits_of(panels, -(-tiles // registry.STAGE_TILES), device.multiprocessors)
+    partials = x.new_empty((splits, count, height), dtype=torch.float32) if splits > 1 else None
+    is_aligned = width % 4 == 0 and x.data_ptr() % (4 * x.itemsize) == 0
+    device.launch(
+        registry.tiles_multiply(code, x.dtype),
+        (panels, splits),
+        (
+            Pointer(x),
+            *_pointers(parts),
+            Pointer(bias),
+            Pointer(y),
+            Pointer(partials),
+            Int(count),
+            Int(width),
+            Int(tiles),
+            Int(layout.groups(width, code.group)),
+            Int(code.group // layout.TILE or max(1, tiles)),
+            Int(rows[0]),
+            Int(rows[1]),
+            Int(is_aligned),
+        ),
+    )
+    if partials is not None:
+        device.launch(
+            registry.add_splits(x.dtype),
+            (-(-y.numel() // registry.THREADS), 1),
+            (Pointer(partials), Pointer(bias), Pointer(y), Int(splits), Int(count), Int(height)),
+        )
+
+
+def _pointers(parts: Parts) -> tuple[Pointer, ...]:
+    return tuple(map(Pointer, parts))
+
+
+def _check(parts: Parts, code: TileCode, width: int, rows: tuple[int, int]) -> None:
+    """Raise `CodecError` unless kernels may read these parts."""
+    panels = parts.codes.shape[0] if parts.codes.ndim else 0
+    if not 0 <= rows[0] <= rows[1] <= panels * PANEL_ROWS:
+        raise CodecError(f"there are no rows {rows[0]} to {rows[1]} in {panels} panels of tiles")
+    if code.group % layout.TILE or code.group < 0:
+        raise CodecError(f"a group of {code.group} columns is not a whole number of tiles")
+    shape = (panels * PANEL_ROWS, width)
+    constants = layout.scales_shape(shape, code.group)
+    wanted = (
+        ("codes", parts.codes, torch.uint8, layout.codes_shape(shape, code.bits)),
+        ("scales", parts.scales, _SCALE_DTYPES.get(code.scale_format), constants),
+        ("zero_points", parts.zero_points, torch.uint8, constants),
+        ("global_scale", parts.global_scale, torch.float32, (layout.GLOBAL_SCALE_COPIES,)),
+    )
+    for name, part, dtype, part_shape in wanted:
+        if part is None:
+            continue
+        require_on(parts.codes, f"the part {name}", part)
+        if part.dtype != dtype or not part.is_contiguous() or tuple(part.shape) != part_shape:
+            raise CodecError(f"the part {name} is no contiguous {dtype} of shape {part_shape}")
+    if parts.codes.data_ptr() % 16:
+        raise CodecError("the part codes does not begin at a multiple of 16 bytes")
+    if (code.scale_format == "e4m3") != (parts.global_scale is not None):
+        raise CodecError("e4m3 scales, and no others, come with a global scale")
+
+
+def _decode(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
+    code: str,
+    bits: int,
+    group: int,
+    scale_format: str,
+    width: int,
+    row_first: int,
+    row_last: int,
+    column_first: int,
+    column_last: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    parts, tile_code = Parts(codes, scales, zero_points, global_scale), TileCode(code, bits, group, scale_format)
+    rows, columns = (row_first, row_last), (column_first, column_last)
+    return decode(launcher(codes.device), parts, tile_code, width, rows, columns, dtype)
+
+
+def _matmul(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    code: str,
+    bits: int,
+    group: int,
+    scale_format: str,
+    row_first: int,
+    row_last: int,
+) -> torch.Tensor:
+    parts, tile_code = Parts(codes, scales, zero_points, global_scale), TileCode(code, bits, group, scale_format)
+    return matmul(launcher(x.device), x, parts, bias, tile_code, (row_first, row_last))
+
+
+# The operators themselves, with their fakes, are defined beside the cpu kernels.
+_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
+_LIBRARY.impl("tiles_decode", _decode, "CUDA")
+_LIBRARY.impl("tiles_matmul", _matmul, "CUDA")

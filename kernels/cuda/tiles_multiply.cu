@@ -1,0 +1,253 @@
+// x @ weight.T for one to eight rows of x, the codes decoded in registers into operands of tensor cores.
+//
+// grid    (panels, splits of the columns), block 256
+// shared  each warp's codes on their way, kStages * kStageTiles * 32 bits bytes a warp, and a book of 128 bytes
+// moves   bits / 8 bytes of codes a weight once; x is read once a panel, out of a cache
+//
+// A warp takes a run of a panel's tiles. Of each, lane l = 4 g + t holds the codes of rows g and g + 8 in columns 4 t
+// to 4 t + 3: the A fragment of mma.m16n8k16, in which the order of the columns is free as long as x, the B fragment,
+// has the same. Codes are exact in 16 bits; sums are scaled in float32 at the end of each group. Sums are added up in
+// the same order whatever the device does.
+#include "tiles.cuh"
+
+namespace tilepress {
+
+constexpr int kMultiplyThreads = 256;
+constexpr int kWarps = kMultiplyThreads / 32;
+constexpr int kStages = 4;
+constexpr int kStageTiles = 4;
+constexpr int kMostVectors = 8;
+
+// x: [count][columns]. `is_aligned`: four neighbouring values, from column 4 i on, can be loaded at once.
+template <class Dtype>
+struct Input {
+    const typename Dtype::Stored* values;
+    int columns;
+    bool is_aligned;
+
+    TILEPRESS_DEVICE void load(int vector, int column, typename Dtype::Stored (&four)[4]) const {
+        const typename Dtype::Stored* from = values + static_cast<i64>(vector) * columns + column;
+        if (is_aligned && column < columns) {
+            if constexpr (sizeof(four) == 16)
+                *reinterpret_cast<Words*>(four) = *reinterpret_cast<const Words*>(from);
+            else
+                *reinterpret_cast<TwoWords*>(four) = *reinterpret_cast<const TwoWords*>(from);
+        } else {
+            for (int i = 0; i < 4; ++i) four[i] = column + i < columns ? from[i] : typename Dtype::Stored(0);
+        }
+    }
+
+    // The B fragment of four columns, in `Dtype::kParts` parts.
+    TILEPRESS_DEVICE void fragment(int vector, int column, u32 (&b)[Dtype::kParts][2]) const {
+        __align__(16) typename Dtype::Stored four[4];
+        load(vector, column, four);
+        if constexpr (Dtype::kParts == 1) {
+            for (int i = 0; i < 2; ++i) b[0][i] = four[2 * i] | static_cast<u32>(four[2 * i + 1]) << 16;
+        } else {
+            float parts[4][Dtype::kParts];
+            for (int i = 0; i < 4; ++i) cut<typename Dtype::Element>(four[i], parts[i]);
+            for (int part = 0; part < Dtype::kParts; ++part)
+                for (int i = 0; i < 2; ++i)
+                    b[part][i] = Dtype::Element::pair(parts[2 * i][part], parts[2 * i + 1][part]);
+        }
+    }
+};
+
+// From codes to A fragments, unscaled, in `kParts` parts.
+template <class Code, class Dtype>
+struct Unpacker {
+    using Element = typename Dtype::Element;
+    static constexpr int kParts = Code::kFitsElement ? 1 : Dtype::kParts == 1 ? 2 : 3;
+
+    // The parts of each value of a book: the first two of code c in word c, the third in word 16 + c.
+    struct Book {
+        u32 words[kParts == 3 ? 32 : 16];
+    };
+    const Book* book;
+    // What is added to the integers of rows g and g + 8, twice in a register or as float32.
+    u32 addends[2];
+    float float_addends[2];
+
+    static constexpr bool kIsSmall = Code::kIsInteger && Code::kBits <= Element::kIntegerBits;
+    // Where sums of a zero point with `kInteger` are exact.
+    static constexpr bool kAddsOnce = Element::kIntegerBits == 8;
+
+    // By 16 threads of a block.
+    static TILEPRESS_DEVICE void fill(Book& book, int code) {
+        if constexpr (Code::kIsBook) {
+            float parts[kParts];
+            cut<Element>(Code::book(code), parts);
+            book.words[code] = Element::pair(parts[0], kParts > 1 ? parts[kParts > 1] : 0.0f);
+            if constexpr (kParts == 3) book.words[16 + code] = Element::pair(parts[2], 0.0f);
+        }
+    }
+
+    TILEPRESS_DEVICE void set_zero(int half, float zero) {
+        if constexpr (kIsSmall) {
+            const float addend = kAddsOnce ? -zero - Element::load(Element::kInteger) : -zero;
+            addends[half] = Element::pair(addend, addend);
+        } else {
+            float_addends[half] = -zero - 8388608.0f;
+        }
+    }
+
+    // Two codes, bytes 2 i and 2 i + 1 of a word, of row g + 8 half.
+    TILEPRESS_DEVICE void pair(u32 word, int i, int half, u32 (&parts)[kParts]) const {
+        if constexpr (kIsSmall) {
+            constexpr u32 integer = Element::kInteger >> 8;
+            const u32 both = select_bytes(word, integer, i == 0 ? 0x4140u : 0x4342u);
+            u32 codes = both;
+            if constexpr (!kAddsOnce) {
+                const float minus = -Element::load(Element::kInteger);
+                codes = Element::multiply_add(both, Element::kOnes, Element::pair(minus, minus));
+            }
+            parts[0] = Element::multiply_add(codes, Element::kOnes, addends[half]);
+        } else if constexpr (Code::kIsInteger) {
+            // 2^23 + code in float32; what is left after the addition fits into the upper 16 bits.
+            const float first = float_of_bits(select_bytes(word, 0x4b000000u, i == 0 ? 0x7440u : 0x7442u));
+            const float second = float_of_bits(select_bytes(word, 0x4b000000u, i == 0 ? 0x7441u : 0x7443u));
+            parts[0] = select_bytes(bits_of_float(first + float_addends[half]),
+                                    bits_of_float(second + float_addends[half]), 0x7632u);
+        } else if constexpr (Code::kIsBook) {
+            const u32 first = word >> (16 * i) & 255u, second = word >> (16 * i + 8) & 255u;
+            const u32 a = book->words[first], b = book->words[second];
+            parts[0] = select_bytes(a, b, 0x5410u);
+            if constexpr (kParts > 1) parts[1] = select_bytes(a, b, 0x7632u);
+            if constexpr (kParts > 2)
+                parts[2] = select_bytes(book->words[16 + first], book->words[16 + second], 0x5410u);
+        } else {
+            parts[0] = Element::pair(Code::value(word >> (16 * i) & 255u), Code::value(word >> (16 * i + 8) & 255u));
+        }
+    }
+
+    // Codes of rows g and g + 8, four columns each -> the fragments.
+    TILEPRESS_DEVICE void operator()(u32 upper, u32 lower, u32 (&a)[kParts][4]) const {
+        for (int i = 0; i < 4; ++i) {
+            u32 parts[kParts];
+            pair(i % 2 == 0 ? upper : lower, i / 2, i % 2, parts);
+            for (int part = 0; part < kParts; ++part) a[part][i] = parts[part];
+        }
+    }
+};
+
+template <class Code, class Scale, class Dtype>
+__global__ void __launch_bounds__(kMultiplyThreads)
+    tiles_multiply(const typename Dtype::Stored* x, const u8* codes, const u8* scales, const u8* zero_points,
+                   const float* global_scale, const typename Dtype::Stored* bias, typename Dtype::Stored* y,
+                   float* partials, int count, int columns, int tiles, int groups, int group_tiles, int row_first,
+                   int row_last, int is_aligned) {
+    using Unpack = Unpacker<Code, Dtype>;
+    constexpr int kTileBytes = 32 * Code::kBits;
+    constexpr int kStageBytes = kStageTiles * kTileBytes;
+    TILEPRESS_DYNAMIC_SHARED(shared);
+
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const int panel = row_first / kSide + blockIdx.x;
+    auto& book = *reinterpret_cast<typename Unpack::Book*>(shared + kWarps * kStages * kStageBytes);
+    if (threadIdx.x < 16) Unpack::fill(book, threadIdx.x);
+    __syncthreads();
+
+    // This warp's run of tiles, in whole stages.
+    const int stages = (tiles + kStageTiles - 1) / kStageTiles;
+    const int workers = gridDim.y * kWarps, worker = blockIdx.y * kWarps + warp;
+    const int of_worker = (stages + workers - 1) / workers;
+    const int first = min(worker * of_worker, stages), last = min(first + of_worker, stages);
+    const int tile_last = min(last * kStageTiles, tiles);
+
+    u8* ring = shared + warp * kStages * kStageBytes;
+    const u8* of_panel = codes + static_cast<i64>(panel) * tiles * kTileBytes;
+    const auto fetch = [&](int stage) {
+        if (stage < last) {
+            const int bytes = min(kStageTiles, tiles - stage * kStageTiles) * kTileBytes;
+            for (int i = 16 * lane; i < bytes; i += 16 * 32)
+                copy_async(ring + stage % kStages * kStageBytes + i,
+                           of_panel + static_cast<i64>(stage) * kStageBytes + i);
+        }
+        copies_commit();
+    };
+    for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+
+    const Input<Dtype> input{x, columns, is_aligned != 0};
+    Unpack unpack{&book, {}, {}};
+    float totals[4] = {}, sums[4] = {}, of_rows[2];
+    int group = first * kStageTiles / group_tiles;
+    int left = (group + 1) * group_tiles - first * kStageTiles;
+    const auto begin_group = [&] {
+        for (int half = 0; half < 2; ++half) {
+            const i64 place = (static_cast<i64>(panel) * groups + group) * kSide + g + 8 * half;
+            of_rows[half] = Scale::scale(scales, place, global_scale);
+            if constexpr (Code::kIsInteger) {
+                const int zero = zero_points != nullptr ? zero_points[place] : 1 << (Code::kBits - 1);
+                unpack.set_zero(half, static_cast<float>(zero));
+            }
+        }
+    };
+    const auto end_group = [&] {
+        for (int i = 0; i < 4; ++i) {
+            totals[i] += of_rows[i / 2] * sums[i];
+            sums[i] = 0.0f;
+        }
+    };
+    if (first < last) begin_group();
+    for (int stage = first; stage < last; ++stage) {
+        copies_wait<kStages - 2>();
+        __syncwarp();
+        fetch(stage + kStages - 1);
+        const u8* of_stage = ring + stage % kStages * kStageBytes;
+        for (int i = 0; i < kStageTiles; ++i) {
+            const int tile = stage * kStageTiles + i;
+            if (tile >= tile_last) break;
+            if (left == 0) {
+                end_group();
+                ++group;
+                left = group_tiles;
+                begin_group();
+            }
+            --left;
+            u32 upper, lower, a[Unpack::kParts][4], b[Dtype::kParts][2] = {};
+            read_codes<Code::kBits>(of_stage + i * kTileBytes, g, 4 * t, upper, lower);
+            if (g < count) input.fragment(g, tile * kSide + 4 * t, b);
+            unpack(upper, lower, a);
+            constexpr int kMostParts = Unpack::kParts > Dtype::kParts ? Unpack::kParts : Dtype::kParts;
+            for (int i_a = 0; i_a < Unpack::kParts; ++i_a)
+                for (int i_b = 0; i_b < Dtype::kParts; ++i_b)
+                    if (i_a + i_b < kMostParts) Dtype::Element::mma(sums, a[i_a], b[i_b]);
+        }
+    }
+    if (first < last) end_group();
+
+    copies_wait<0>();
+    __syncthreads();
+    auto* of_warps = reinterpret_cast<float (*)[kSide][kMostVectors]>(shared);
+    for (int i = 0; i < 4; ++i) of_warps[warp][g + i / 2 * 8][2 * t + i % 2] = totals[i];
+    __syncthreads();
+    const int row = threadIdx.x % kSide, vector = threadIdx.x / kSide;
+    const int matrix_row = panel * kSide + row;
+    if (vector >= count || matrix_row < row_first || matrix_row >= row_last) return;
+    float total = 0.0f;
+    for (int i = 0; i < kWarps; ++i) total += of_warps[i][row][vector];
+    const int height = row_last - row_first, place = vector * height + matrix_row - row_first;
+    if (gridDim.y > 1) {
+        partials[static_cast<i64>(blockIdx.y) * count * height + place] = total;
+    } else {
+        if (bias != nullptr) total += Dtype::load(bias[matrix_row - row_first]);
+        y[place] = Dtype::store(total);
+    }
+}
+
+// Adds up what the splits of the columns gave: partials [splits][count][height] -> y [count][height].
+//
+// grid (values / 256), block 256
+template <class Dtype>
+__global__ void __launch_bounds__(kMultiplyThreads)
+    add_splits(const float* partials, const typename Dtype::Stored* bias, typename Dtype::Stored* y, int splits,
+               int count, int height) {
+    const int place = blockIdx.x * kMultiplyThreads + threadIdx.x;
+    if (place >= count * height) return;
+    float total = 0.0f;
+    for (int split = 0; split < splits; ++split) total += partials[static_cast<i64>(split) * count * height + place];
+    if (bias != nullptr) total += Dtype::load(bias[place % height]);
+    y[place] = Dtype::store(total);
+}
+
+}  // namespace tilepress

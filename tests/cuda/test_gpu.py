@@ -1,0 +1,80 @@
+"""The same cases on a GPU, through the operators; skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tilepress.compress.codecs import encode
+from tilepress.kernels import backend_of, decode, matmul
+from tilepress.kernels.cuda.launch import is_installed
+
+from .cases import (
+    DTYPE_LIST,
+    MORE_SHAPES,
+    SHAPES,
+    TILE_SPECS,
+    are_same,
+    encoded_values,
+    excess,
+    reference,
+    tiny_values,
+    values,
+    with_random_parts,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU"),
+    pytest.mark.skipif(not is_installed(), reason="CuPy is not installed"),
+]
+
+
+@pytest.mark.parametrize("spec", TILE_SPECS)
+def test_decoding_is_bit_identical_with_the_reference(spec: str) -> None:
+    for dtype in DTYPE_LIST:
+        for seed, shape in enumerate(SHAPES + MORE_SHAPES):
+            encoded = encoded_values(spec, shape)
+            for each in (encoded, encode(tiny_values(shape), spec), with_random_parts(encoded, seed)):
+                found = decode(each.to("cuda"), dtype=dtype).reshape(each.rows, each.columns)
+                assert are_same(found.cpu(), reference(each, dtype)), (shape, dtype)
+
+
+@pytest.mark.parametrize("spec", TILE_SPECS)
+def test_products_are_those_of_the_reference(spec: str) -> None:
+    assert backend_of(spec.split(":")[0], "cuda").name == "cuda"
+    for dtype in DTYPE_LIST:
+        before = 2e-6 if dtype == torch.float32 else 1e-4
+        for shape in (*SHAPES, (4096, 1000), (33, 8192)):
+            encoded = encoded_values(spec, shape)
+            weight, bias = reference(encoded, torch.float32), values((encoded.rows,), dtype, seed=2)
+            for count in (1, 2, 5, 8):
+                x = values((count, encoded.columns), dtype, seed=count)
+                found = matmul(x.cuda(), encoded.to("cuda"), bias.cuda())
+                assert excess(found.cpu(), x, weight, bias, before) <= 0, (shape, dtype, count)
+
+
+def test_work_on_a_stream_of_ones_own_is_ordered() -> None:
+    encoded, side = encoded_values("int:bits=4", (4096, 4096)).to("cuda"), torch.cuda.Stream()
+    x = values((2, 4096), torch.bfloat16).cuda()
+    wanted = matmul(x * 3, encoded)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        late = torch.zeros_like(x)
+        torch.cuda._sleep(10_000_000)
+        late += x * 3
+        found = matmul(late, encoded)
+    side.synchronize()
+    assert torch.equal(found, wanted)
+
+
+def test_a_product_is_captured_in_a_graph_and_replayed() -> None:
+    encoded = encoded_values("int:bits=4", (64, 8192)).to("cuda")
+    x = values((1, 8192), torch.bfloat16).cuda()
+    matmul(x, encoded)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = matmul(x, encoded)
+    x.copy_(values((1, 8192), torch.bfloat16, seed=9))
+    graph.replay()
+    assert torch.equal(found, matmul(x, encoded))
