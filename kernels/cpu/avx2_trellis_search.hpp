@@ -8,24 +8,6 @@
 namespace tilepress {
 namespace {
 
-// For each set of eight lanes, the bytes that bring its lanes together at the front.
-struct Gathers {
-    alignas(16) std::uint8_t bytes[256][16] = {};
-
-    constexpr Gathers() {
-        for (unsigned kept = 0; kept < 256; ++kept) {
-            unsigned at = 0;
-            for (unsigned lane = 0; lane < 8; ++lane) {
-                if ((kept >> lane & 1) == 0) continue;
-                bytes[kept][at++] = static_cast<std::uint8_t>(2 * lane);
-                bytes[kept][at++] = static_cast<std::uint8_t>(2 * lane + 1);
-            }
-        }
-    }
-};
-
-constexpr Gathers kGathers;
-
 struct Avx2Search {
     using Lanes = __m256i;
     static constexpr unsigned kLanes = 16;
@@ -60,23 +42,12 @@ struct Avx2Search {
         for (const std::uint16_t lane : lanes) total += lane;
         return total;
     }
-    // Write two values of the lanes whose cost is up to the limit without gaps, perhaps some more; their number.
-    static std::uint32_t append_up_to(Lanes costs, Lanes limits, Lanes values, Lanes others, std::uint16_t* to,
-                                      std::uint16_t* others_to) {
-        const std::uint32_t kept = where_equal(minimum(costs, limits), costs);
-        const std::uint32_t low = kept & 255, high = kept >> 8, lower = count(low);
-        append(low, _mm256_castsi256_si128(values), to);
-        append(low, _mm256_castsi256_si128(others), others_to);
-        append(high, _mm256_extracti128_si256(values, 1), to + lower);
-        append(high, _mm256_extracti128_si256(others, 1), others_to + lower);
-        return lower + count(high);
+    // A bit for each of 64 values.
+    static std::uint64_t up_to(const std::uint16_t* values, std::uint16_t limit) {
+        return up_to_32(values, limit) | up_to_32(values + 32, limit) << 32;
     }
-    // first + (i << bits) in lane i.
-    template <int kBits>
-    static Lanes series(std::uint16_t first) {
-        const __m256i lanes = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        return _mm256_add_epi16(broadcast(first), _mm256_slli_epi16(lanes, kBits));
-    }
+    static int count(std::uint64_t bits) { return static_cast<int>(_mm_popcnt_u64(bits)); }
+    static std::uint32_t lowest(std::uint64_t bits) { return static_cast<std::uint32_t>(_tzcnt_u64(bits)); }
     // Value i >> bits in lane i.
     template <int kBits>
     static Lanes spread(const std::uint16_t* from) {
@@ -122,10 +93,13 @@ struct Avx2Search {
     }
 
 private:
-    static std::uint32_t count(std::uint32_t bits) { return static_cast<std::uint32_t>(__builtin_popcount(bits)); }
-    static void append(std::uint32_t kept, __m128i values, std::uint16_t* to) {
-        const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(kGathers.bytes[kept]));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_shuffle_epi8(values, order));
+    static std::uint64_t up_to_32(const std::uint16_t* values, std::uint16_t limit) {
+        const __m256i limits = broadcast(limit);
+        const __m256i low = subtract_saturated(load(values), limits);
+        const __m256i high = subtract_saturated(load(values + kLanes), limits);
+        // What is not zero stays so.
+        const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
+        return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_setzero_si256())));
     }
     template <int kBits>
     static void lower_half(std::uint16_t* to, const std::uint16_t* runs, std::uint16_t mask, __m128i values) {

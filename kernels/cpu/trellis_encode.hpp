@@ -18,9 +18,13 @@ struct TrellisSearch {
 
     // A path's memory is its state without the oldest bits.
     std::size_t memories() const { return std::size_t{1} << (window - bits); }
-    // Where a search that prunes would gain nothing, none does.
-    bool is_exact() const { return survivors == 0 || bits < 3 || memories() < 2 * static_cast<std::size_t>(survivors); }
-    // The most paths that a tile's steps keep, and room to write past them.
+    // Where following some of the paths would take longer than all, as measured, all are.
+    bool is_exact() const {
+        const std::size_t vectors = bits < 4 ? 1 : std::size_t{1} << (bits - 4);
+        const std::size_t work = 16 * static_cast<std::size_t>(survivors) * (2 + vectors) + 2 * memories();
+        return survivors == 0 || memories() < 64 || work > std::size_t{1} << window;
+    }
+    // The most paths that a tile's steps follow, and room to write past them.
     std::size_t list_size() const { return (kTrellisSteps + 1) * memories() + 64; }
     // Values that a thread needs to search, from a multiple of 64 bytes on.
     std::size_t workspace_size() const {

@@ -4,14 +4,22 @@
 namespace tilepress {
 namespace {
 
-// Where runs of values are short, half a vector is enough.
+// Runs of values are mostly short: half a vector is enough for them.
 struct Avx512Narrow : Avx2Search {
-    static std::uint32_t append_up_to(Lanes costs, Lanes limits, Lanes values, Lanes others, std::uint16_t* to,
-                                      std::uint16_t* others_to) {
-        const __mmask16 kept = _mm256_cmple_epu16_mask(costs, limits);
-        store(to, _mm256_maskz_compress_epi16(kept, values));
-        store(others_to, _mm256_maskz_compress_epi16(kept, others));
-        return static_cast<std::uint32_t>(__builtin_popcount(_cvtmask16_u32(kept)));
+    static std::uint64_t up_to(const std::uint16_t* values, std::uint16_t limit) {
+        const __m512i limits = _mm512_set1_epi16(static_cast<short>(limit));
+        const __mmask32 low = _mm512_cmple_epu16_mask(_mm512_loadu_si512(values), limits);
+        const __mmask32 high = _mm512_cmple_epu16_mask(_mm512_loadu_si512(values + 32), limits);
+        return _cvtmask64_u64(_mm512_kunpackd(high, low));
+    }
+};
+
+template <int kBits>
+struct Sources {
+    std::uint16_t lanes[32] = {};
+
+    constexpr Sources() {
+        for (unsigned i = 0; i < 32; ++i) lanes[i] = static_cast<std::uint16_t>(i >> kBits);
     }
 };
 
@@ -36,13 +44,8 @@ struct Avx512Search {
     template <int kBits>
     static Lanes spread(const std::uint16_t* from) {
         if constexpr (kBits >= 5) return broadcast(*from);
-        const __m512i twos = _mm512_set1_epi32(0x00020000);
-        const __m512i pairs = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        // 2 j and 2 j + 1 in the halves of each 32 bits
-        const __m512i lanes = _mm512_add_epi16(
-            _mm512_mullo_epi16(_mm512_or_si512(pairs, _mm512_slli_epi32(pairs, 16)), _mm512_set1_epi16(2)),
-            _mm512_srli_epi32(twos, 1));
-        const __m512i sources = _mm512_srli_epi16(lanes, kBits);
+        alignas(64) static constexpr Sources<kBits> kSources;
+        const __m512i sources = _mm512_load_si512(kSources.lanes);
         constexpr __mmask16 kLoaded = static_cast<__mmask16>((1u << (32 >> kBits)) - 1);
         return _mm512_permutexvar_epi16(sources, _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(kLoaded, from)));
     }

@@ -22,8 +22,8 @@ using namespace nb::literals;
 namespace tilepress {
 namespace {
 
-// Tiles that a thread takes at a time: a matrix of few tiles should keep all threads busy.
-constexpr std::int64_t kTilesAtOnce = 4;
+// Tiles that a thread takes at a time: strips have few, and all threads should be busy.
+constexpr std::int64_t kTilesAtOnce = 1;
 
 // Memory to search in, for as many threads as ask at once.
 class Workspaces {
@@ -61,7 +61,7 @@ private:
 void encode(const std::string& instruction_set, int bits, int window, int survivors, std::int64_t panels,
             std::int64_t tiles, const Buffer& wanted, const Buffer& found, const Buffer& codes, int threads) {
     const TrellisEncodeKernels kernels = TILEPRESS_KERNELS(trellis_encode, instruction_set);
-    require(1 <= bits && bits <= 8 && 12 <= window && window <= 16 && survivors >= 0,
+    require(1 <= bits && bits <= 8 && 12 <= window && window <= 16 && 0 <= survivors && survivors <= 1 << 16,
             "there is no trellis of these parameters");
     require(0 <= panels && panels <= kMost && 0 <= tiles && tiles <= kMost, "the matrix's shape is out of bounds");
     const std::int64_t values = kTrellisSteps * static_cast<std::int64_t>(sizeof(float));

@@ -59,19 +59,14 @@ struct Portable {
         for (const std::uint16_t value : values) total += value;
         return total;
     }
-    static std::uint32_t append_up_to(const Lanes& costs, const Lanes& limits, const Lanes& values, const Lanes& others,
-                                      std::uint16_t* to, std::uint16_t* others_to) {
-        std::uint32_t count = 0;
-        for (std::size_t i = 0; i < kLanes; ++i) {
-            to[count] = values[i];
-            others_to[count] = others[i];
-            count += costs[i] <= limits[i];
-        }
-        return count;
+    static std::uint64_t up_to(const std::uint16_t* values, std::uint16_t limit) {
+        std::uint64_t found = 0;
+        for (int i = 0; i < 64; ++i) found |= static_cast<std::uint64_t>(values[i] <= limit) << i;
+        return found;
     }
-    template <int kBits>
-    static Lanes series(std::uint16_t first) {
-        return each([=](std::size_t i) { return first + (i << kBits); });
+    static int count(std::uint64_t bits) { return __builtin_popcountll(bits); }
+    static std::uint32_t lowest(std::uint64_t bits) {
+        return bits == 0 ? 64 : static_cast<std::uint32_t>(__builtin_ctzll(bits));
     }
     template <int kBits>
     static Lanes spread(const std::uint16_t* from) {

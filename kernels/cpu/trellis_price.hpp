@@ -16,22 +16,24 @@ constexpr std::uint16_t kUnreachable = 0xffff;
 template <class Set, int kBits>
 class Price {
 public:
-    explicit Price(const TrellisBook& book) : book_(book) {}
+    explicit Price(const TrellisBook& book)
+        : bend_(Set::broadcast(book.bend)), longest_(Set::broadcast(book.longest)), book_(&book) {}
 
     typename Set::Lanes operator()(typename Set::Lanes values, typename Set::Lanes target) const {
         const auto distance = Set::magnitude(Set::subtract(values, target));
-        const auto bent = Set::minimum(distance, Set::broadcast(book_.bend));
+        const auto bent = Set::minimum(distance, bend_);
         if constexpr (kBits < kTrellisFineBits) return Set::multiply(bent, distance);
-        return Set::multiply(bent, Set::minimum(distance, Set::broadcast(book_.longest)));
+        return Set::multiply(bent, Set::minimum(distance, longest_));
     }
 
     std::uint32_t of(std::uint32_t state, std::int16_t wanted) const {
-        const auto distance = static_cast<std::uint32_t>(std::abs(book_.values[state] - wanted));
-        return std::min<std::uint32_t>(distance, book_.bend) * std::min<std::uint32_t>(distance, book_.longest);
+        const auto distance = static_cast<std::uint32_t>(std::abs(book_->values[state] - wanted));
+        return std::min<std::uint32_t>(distance, book_->bend) * std::min<std::uint32_t>(distance, book_->longest);
     }
 
 private:
-    const TrellisBook& book_;
+    typename Set::Lanes bend_, longest_;
+    const TrellisBook* book_;
 };
 
 }  // namespace

@@ -28,6 +28,7 @@ public:
     }
 
     void begin_anywhere() {
+        slack_ = kFirstSlack;
         begins_[0] = 0;
         begins_[1] = memories_;
         for (std::uint32_t memory = 0; memory < memories_; ++memory)
@@ -36,6 +37,7 @@ public:
     }
 
     void begin_at(std::uint32_t memory) {
+        slack_ = kFirstSlack;
         begins_[0] = 0;
         runs_[0] = static_cast<std::uint16_t>(memory << kBits);
         costs_[0] = 0;
@@ -48,13 +50,9 @@ public:
         if (ending_bits > 0)
             for (std::uint32_t at = 0; at < memories_; ++at)
                 if (((at ^ ending) & ((1u << ending_bits) - 1)) != 0) reached_[at] = kUnreachable;
-        Lanes least_lanes = Set::broadcast(kUnreachable);
-        for (std::uint32_t first = 0; first < memories_; first += kLanes)
-            least_lanes = Set::minimum(least_lanes, Set::load(reached_ + first));
-        const std::uint16_t least = Set::least(least_lanes);
         const bool is_near_end = step >= kTrellisSteps - kEndWindows * ((memory_bits_ + 2 * kBits - 1) / kBits);
         const std::uint32_t survivors = is_near_end ? survivors_ * kEndSurvivors : survivors_;
-        keep(step + 1, least, ending_bits > 0 ? kUnreachable - 1 : limit_above(least, survivors));
+        keep(step + 1, ending_bits > 0 ? kMost : limit_for(survivors));
     }
 
     std::uint32_t end(int steps) const {
@@ -89,8 +87,10 @@ private:
     // Before a given end, where paths are turned from their own ways, more of them are followed for some windows.
     static constexpr int kEndWindows = 3;
     static constexpr std::uint32_t kEndSurvivors = 4;
-    // How far above the least a limit is looked for at first.
-    static constexpr std::uint32_t kUsualSlack = 4096;
+    static constexpr std::uint16_t kMost = kUnreachable - 1;
+
+    static constexpr int kAppended = 8;
+    static constexpr std::uint32_t kFirstSlack = 1024;
 
     // Paths without effect fill up the last lanes.
     void pad(std::uint32_t end) {
@@ -101,59 +101,80 @@ private:
     void extend(std::int16_t wanted, int step) {
         const auto mask = static_cast<std::uint16_t>(memories_ - 1);
         const Lanes target = Set::broadcast(static_cast<std::uint16_t>(wanted));
-        for (std::uint32_t at = begins_[step]; at < begins_[step + 1]; at += kTogether) {
-            const Lanes before = Set::template spread<kBits>(costs_ + at);
+        const Price<Set, kBits> price = price_;
+        const std::int16_t* values = book_.values;
+        std::uint16_t* reached = reached_;
+        const std::uint16_t *run = runs_ + begins_[step], *last = runs_ + begins_[step + 1];
+        for (const std::uint16_t* cost = costs_ + begins_[step]; run < last; run += kTogether, cost += kTogether) {
+            const Lanes before = Set::template spread<kBits>(cost);
             for (std::uint32_t begin = 0; begin < 1u << kBits; begin += kLanes) {
-                const Lanes values = Set::template load_runs<kBits>(book_.values, runs_ + at, begin);
-                const Lanes path = Set::add_saturated(price_(values, target), before);
-                Set::template lower_runs<kBits>(reached_, runs_ + at, mask, begin, path);
+                const Lanes found = Set::template load_runs<kBits>(values, run, begin);
+                const Lanes path = Set::add_saturated(price(found, target), before);
+                Set::template lower_runs<kBits>(reached, run, mask, begin, path);
             }
         }
     }
 
-    // A cost that about `survivors` memories are reached for, by a sample of every eighth block.
-    std::uint16_t limit_above(std::uint16_t least, std::uint32_t survivors) const {
-        const std::uint32_t stride = kLanes * (memories_ >= 64 * kLanes ? 8 : 1);
-        const std::uint32_t wanted = survivors / (stride / kLanes);
-        const auto is_enough = [&](std::uint32_t limit) {
+    // A cost that about `survivors` memories are reached for, by a sample of every eighth block of them. It lies about
+    // as far above the sample's least as in the step before.
+    std::uint16_t limit_for(std::uint32_t survivors) {
+        const std::uint32_t blocks = memories_ >= 64 * kLanes ? 8 : 1;
+        const auto count_up_to = [&](std::uint32_t limit) {
             const Lanes limits = Set::broadcast(static_cast<std::uint16_t>(limit));
             Lanes counts = Set::broadcast(0);
-            for (std::uint32_t first = 0; first < memories_; first += stride) {
+            for (std::uint32_t first = 0; first < memories_; first += blocks * kLanes) {
                 const Lanes costs = Set::load(reached_ + first);
                 counts = Set::subtract(counts, Set::equal(Set::minimum(costs, limits), costs));
             }
-            return Set::sum(counts) >= wanted;
+            return blocks * Set::sum(counts);
         };
-        std::uint32_t low = least, high = std::min<std::uint32_t>(least + kUsualSlack, kUnreachable - 1);
-        if (!is_enough(high)) {
+        Lanes leasts = Set::broadcast(kMost);
+        for (std::uint32_t first = 0; first < memories_; first += blocks * kLanes)
+            leasts = Set::minimum(leasts, Set::load(reached_ + first));
+        const std::uint32_t least = Set::least(leasts);
+        std::uint32_t low = least, high = std::min<std::uint32_t>(least + slack_, kMost);
+        while (count_up_to(high) < survivors) {
+            if (high == kMost) return kMost;
             low = high;
-            high = kUnreachable - 1;
+            high = std::min<std::uint32_t>(high + slack_, kMost);
+            slack_ *= 2;
         }
-        while (high - low > kUsualSlack / 256) {
+        while (high - low > 1 + slack_ / 16) {
             const std::uint32_t middle = (low + high) / 2;
-            (is_enough(middle) ? high : low) = middle;
+            (count_up_to(middle) < survivors ? low : high) = middle;
         }
+        slack_ = 1 + high - least;
         return static_cast<std::uint16_t>(high);
     }
 
-    void keep(int step, std::uint16_t least, std::uint16_t limit) {
-        const Lanes none = Set::broadcast(kUnreachable);
-        const Lanes leasts = Set::broadcast(least), limits = Set::broadcast(limit);
-        std::uint32_t end = begins_[step];
-        for (std::uint32_t first = 0; first < memories_; first += kLanes) {
-            const Lanes costs = Set::load(reached_ + first);
-            Set::store(reached_ + first, none);
-            end += Set::append_up_to(costs, limits, Set::subtract(costs, leasts),
-                                     Set::template series<kBits>(static_cast<std::uint16_t>(first << kBits)),
-                                     costs_ + end, runs_ + end);
+    // Write down the paths that cost up to `limit`, and forget what was reached.
+    void keep(int step, std::uint16_t limit) {
+        std::uint16_t* run = runs_ + begins_[step];
+        for (std::uint32_t first = 0; first < memories_; first += 64) {
+            std::uint64_t kept = Set::up_to(reached_ + first, limit);
+            const int count = Set::count(kept);
+            // Some at a time, perhaps too many: branches that depend on how many there are cost more.
+            for (int begin = 0; begin < count; begin += kAppended)
+                for (int i = begin; i < begin + kAppended; ++i, kept &= kept - 1)
+                    run[i] = static_cast<std::uint16_t>((first + Set::lowest(kept)) << kBits);
+            run += count;
         }
+        const std::uint32_t begin = begins_[step], end = static_cast<std::uint32_t>(run - runs_);
         begins_[step + 1] = end;
+        std::uint16_t least = kUnreachable;
+        for (std::uint32_t at = begin; at < end; ++at) {
+            costs_[at] = reached_[runs_[at] >> kBits];
+            least = std::min(least, costs_[at]);
+        }
+        for (std::uint32_t at = begin; at < end; ++at) costs_[at] = static_cast<std::uint16_t>(costs_[at] - least);
         pad(end);
+        std::fill_n(reached_, memories_, kUnreachable);
     }
 
     int memory_bits_;
     std::uint32_t memories_;
     std::uint32_t survivors_;
+    std::uint32_t slack_ = kFirstSlack;  // from the least cost to the last limit
     const TrellisBook& book_;
     Price<Set, kBits> price_;
     std::uint32_t begins_[kTrellisSteps + 2];  // of each step's survivors

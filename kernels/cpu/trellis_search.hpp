@@ -69,7 +69,7 @@ void encode_tiles(const TrellisSearch& search, const TrellisTarget& target, cons
         for (int step = 0; step < kTrellisSteps; ++step) {
             const TrellisPlace place = trellis_place(step);
             const float value = target.wanted[corner + place.row * columns + place.column];
-            wanted[kTrellisSteps - 1 - step] = book.in_units(std::min(std::max(value, -most), most));
+            wanted[kTrellisSteps - 1 - step] = book.in_units(std::max(-most, std::min(most, value)));
         }
         find_path<kBits>(paths, search.window, wanted, bits);
         std::reverse(bits, bits + kTrellisSteps);
