@@ -13,6 +13,7 @@ codes missed to the columns that follow:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from tilepress.compress.codecs.groups import divide
 from tilepress.compress.codecs.panels import as_matrix, require_finite
 from tilepress.compress.error_feedback import feed_back
 from tilepress.kernels import PANEL_ROWS, BackendError, CodecError, Encoded
-from tilepress.kernels.layout.trellis import TrellisParams, padded_shape
+from tilepress.kernels.layout.trellis import CODE_SPREAD, TrellisParams, padded_shape
 from tilepress.kernels.params import Shape
 from tilepress.kernels.reference.rotation import rotate
 
@@ -41,16 +42,15 @@ SURVIVORS = {
 """Paths that the search follows at each step, about, for 1 to 8 bits by effort; 0 for all. The fewer values a path can
 go on to, the more of them it takes; those of `normal` lose about 0.03 bit."""
 
-_SPREAD = {1: 152.0, 2: 142.0, 3: 137.0, 4: 134.0, 5: 125.0, 6: 122.0, 7: 118.0, 8: 116.0}
-"""Root mean square of a row in units of the code's integers (whose own is 147.8) at which the error of normally
-distributed values is least: the more bits, the more it costs that no code lies beyond 510."""
+_SPREADS = (146.0, 142.0, 138.0, 134.0, 130.0, 126.0, 122.0, 118.0, 114.0, 109.0, 104.0, 98.0, 88.0, 76.0, 60.0, 45.0)
+"""Root mean squares that are tried for a row, in units of the code's integers, whose own is 147.8."""
 
 _ERRORS = {1: 0.2753, 2: 0.0692, 3: 0.01836, 4: 0.00466, 5: 0.001174, 6: 3.03e-4, 7: 7.99e-5, 8: 2.05e-5}
 """Mean squared error over mean square, by bits, of normally distributed values with a window of 16 at normal effort."""
 
-_STRETCHES = (1.0, 1.08, 1.17, 1.3, 1.5, 1.8, 2.2, 3.0)
-_REACH = 480.0
-"""A row that has values beyond this many units is given a larger scale where that costs less than cutting them off."""
+_REACH = (385.0, 390.0, 385.0, 410.0, 425.0, 435.0, 440.0, 440.0)
+"""How far codes reach, for 1 to 8 bits, in the same units; few of the 65,536 states go beyond, which matters the more,
+the fewer follow each other. Fitted to searches of normally distributed rows, whole or without their tails."""
 
 
 def expected_error(params: TrellisParams) -> float | None:
@@ -96,16 +96,26 @@ class Basis:
 
 
 def choose_scales(rotated: torch.Tensor, params: TrellisParams) -> torch.Tensor:
-    """Scales of the rows of a rotated matrix [rows, columns], for the least mean squared error: bfloat16 [rows]."""
-    rows = rotated.abs().double()
-    energy = rows.square().mean(dim=1)
-    least = energy.sqrt() / _SPREAD[params.bits]
-    best, scales = torch.full_like(energy, torch.inf), least
-    for stretch in _STRETCHES:
-        beyond = (rows - least[:, None] * (stretch * _REACH)).clamp_(min=0).square_().mean(dim=1)
-        error = energy * stretch**2 * 4.0**-params.bits + beyond
-        scales = torch.where(error < best, least * stretch, scales)
-        best = torch.minimum(error, best)
+    """Scales of the rows of a rotated matrix [rows, columns], for the least mean squared error: bfloat16 [rows].
+
+    A row of spread S (its root mean square in units) has about the error of random codes that are normally distributed
+    with spread C, 4^-bits exp((S / C)^2 - 1) (C / S)^2 of its energy, and what lies beyond the reach of the codes. So
+    rows without outliers get smaller scales than others.
+    """
+    energy = rotated.double().square().mean(dim=1)
+    rms = energy.sqrt()
+    outermost = rotated.abs().topk(rotated.shape[1] // 32 + 1, dim=1).values.double()
+    least, scales = torch.full_like(rms, torch.inf), rms
+    for spread in _SPREADS:
+        scale = rms / spread
+        shape = (spread / CODE_SPREAD) ** 2
+        within = 4.0**-params.bits * math.exp(shape - 1) / shape
+        beyond = (outermost - scale[:, None] * _REACH[params.bits - 1]).clamp_(min=0).square_().sum(
+            dim=1
+        ) / rotated.shape[1]
+        error = energy * within + beyond
+        scales = torch.where(error < least, scale, scales)
+        least = torch.minimum(error, least)
     return scales.bfloat16()
 
 

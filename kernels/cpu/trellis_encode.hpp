@@ -44,7 +44,7 @@ struct TrellisBook {
     float units;            // of 1
 
     explicit TrellisBook(int bits) {
-        constexpr float kUnits[] = {1.0f / 6.0f, 1.0f / 3.0f, 2.0f / 3.0f, 1.0f, 2.0f, 4.0f, 8.0f, 8.0f};
+        constexpr float kUnits[] = {1.0f / 4.0f, 1.0f / 2.0f, 2.0f / 3.0f, 1.0f, 2.0f, 4.0f, 8.0f, 8.0f};
         constexpr float kLongest = 1638.0f;
         units = kUnits[bits - 1];
         longest = static_cast<std::uint16_t>(std::fmin(2.0f * kTrellisOffset * units + 2.0f, kLongest));

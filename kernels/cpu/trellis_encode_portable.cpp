@@ -6,57 +6,50 @@
 namespace tilepress {
 namespace {
 
+// Eight integers, a vector of the compiler's, which every processor with vectors has some of.
+typedef std::uint16_t Half __attribute__((vector_size(16)));
+
 struct Portable {
     static constexpr unsigned kLanes = 16;
-    using Lanes = std::array<std::uint16_t, kLanes>;
+    struct Lanes {
+        Half low, high;
+    };
 
-    template <class Function>
-    static Lanes each(Function function) {
+    static Lanes broadcast(std::uint16_t value) { return {Half{} + value, Half{} + value}; }
+    static Lanes load(const void* from) {
         Lanes values;
-        for (std::size_t i = 0; i < kLanes; ++i) values[i] = static_cast<std::uint16_t>(function(i));
+        std::memcpy(&values, from, sizeof(values));
         return values;
     }
-    static Lanes broadcast(std::uint16_t value) {
-        return each([=](std::size_t) { return value; });
+    static void store(std::uint16_t* to, Lanes values) { std::memcpy(to, &values, sizeof(values)); }
+    static Lanes subtract(Lanes a, Lanes b) { return {a.low - b.low, a.high - b.high}; }
+    static Lanes add_saturated(Lanes a, Lanes b) {
+        const Half low = a.low + b.low, high = a.high + b.high;
+        return {low | (low < a.low), high | (high < a.high)};
     }
-    template <class Integer>
-    static Lanes load(const Integer* from) {
-        return each([=](std::size_t i) { return from[i]; });
+    static Lanes subtract_saturated(Lanes a, Lanes b) {
+        return {(a.low - b.low) & (a.low > b.low), (a.high - b.high) & (a.high > b.high)};
     }
-    static void store(std::uint16_t* to, const Lanes& values) { std::copy(values.begin(), values.end(), to); }
-    static Lanes subtract(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return a[i] - b[i]; });
+    static Lanes magnitude(Lanes a) { return {a.low < 0x8000 ? a.low : -a.low, a.high < 0x8000 ? a.high : -a.high}; }
+    static Lanes minimum(Lanes a, Lanes b) {
+        return {a.low < b.low ? a.low : b.low, a.high < b.high ? a.high : b.high};
     }
-    static Lanes add_saturated(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return std::min(a[i] + b[i], 0xffff); });
+    static Lanes multiply(Lanes a, Lanes b) { return {a.low * b.low, a.high * b.high}; }
+    static Lanes bitwise_and(Lanes a, Lanes b) { return {a.low & b.low, a.high & b.high}; }
+    static Lanes equal(Lanes a, Lanes b) { return {a.low == b.low, a.high == b.high}; }
+    static std::uint32_t where_equal(Lanes a, Lanes b) {
+        const Each found = each(equal(a, b));
+        std::uint32_t bits = 0;
+        for (unsigned i = 0; i < kLanes; ++i) bits |= (found[i] & 1u) << i;
+        return bits;
     }
-    static Lanes subtract_saturated(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return std::max(a[i] - b[i], 0); });
+    static std::uint16_t least(Lanes values) {
+        const Each all = each(values);
+        return *std::min_element(all.begin(), all.end());
     }
-    static Lanes magnitude(const Lanes& a) {
-        return each([&](std::size_t i) { return std::abs(static_cast<std::int16_t>(a[i])); });
-    }
-    static Lanes minimum(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return std::min(a[i], b[i]); });
-    }
-    static Lanes multiply(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return static_cast<std::uint32_t>(a[i]) * b[i]; });
-    }
-    static Lanes bitwise_and(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return a[i] & b[i]; });
-    }
-    static Lanes equal(const Lanes& a, const Lanes& b) {
-        return each([&](std::size_t i) { return a[i] == b[i] ? 0xffff : 0; });
-    }
-    static std::uint32_t where_equal(const Lanes& a, const Lanes& b) {
-        std::uint32_t found = 0;
-        for (std::size_t i = 0; i < kLanes; ++i) found |= static_cast<std::uint32_t>(a[i] == b[i]) << i;
-        return found;
-    }
-    static std::uint16_t least(const Lanes& values) { return *std::min_element(values.begin(), values.end()); }
-    static std::uint32_t sum(const Lanes& values) {
+    static std::uint32_t sum(Lanes values) {
         std::uint32_t total = 0;
-        for (const std::uint16_t value : values) total += value;
+        for (const std::uint16_t value : each(values)) total += value;
         return total;
     }
     static std::uint64_t up_to(const std::uint16_t* values, std::uint16_t limit) {
@@ -70,19 +63,41 @@ struct Portable {
     }
     template <int kBits>
     static Lanes spread(const std::uint16_t* from) {
-        return each([=](std::size_t i) { return from[i >> kBits]; });
+        if constexpr (kBits >= 4) return broadcast(*from);
+        Each values;
+        for (unsigned i = 0; i < kLanes; ++i) values[i] = from[i >> kBits];
+        return load(values.data());
     }
     template <int kBits>
     static Lanes load_runs(const std::int16_t* book, const std::uint16_t* runs, std::uint32_t begin) {
-        return each([=](std::size_t i) { return book[runs[i >> kBits] + begin + (i & ((1u << kBits) - 1))]; });
+        if constexpr (kBits >= 4) return load(book + runs[0] + begin);
+        std::int16_t values[kLanes];
+        for (unsigned i = 0; i < kLanes; i += 1u << kBits)
+            std::memcpy(values + i, book + runs[i >> kBits], 2u << kBits);
+        return load(values);
     }
     template <int kBits>
     static void lower_runs(std::uint16_t* to, const std::uint16_t* runs, std::uint16_t mask, std::uint32_t begin,
-                           const Lanes& values) {
-        for (std::size_t i = 0; i < kLanes; ++i) {
-            std::uint16_t& value = to[(runs[i >> kBits] & mask) + begin + (i & ((1u << kBits) - 1))];
-            value = std::min(value, values[i]);
+                           Lanes values) {
+        if constexpr (kBits >= 4) {
+            std::uint16_t* run = to + (runs[0] & mask) + begin;
+            store(run, minimum(load(run), values));
+        } else {
+            const Each all = each(values);
+            for (unsigned i = 0; i < kLanes; ++i) {
+                std::uint16_t& value = to[(runs[i >> kBits] & mask) + (i & ((1u << kBits) - 1))];
+                value = std::min(value, all[i]);
+            }
         }
+    }
+
+private:
+    using Each = std::array<std::uint16_t, kLanes>;
+
+    static Each each(Lanes values) {
+        Each all;
+        store(all.data(), values);
+        return all;
     }
 };
 

@@ -45,6 +45,9 @@ from tilepress.kernels.params import ALWAYS_SHOWN, Params, PartSpec, Shape
 STEPS = tiles.TILE_VALUES
 MULTIPLIER = 0x83DCD12D
 OFFSET = 510
+CODE_SPREAD = 147.8
+"""Standard deviation of the values of all states."""
+
 MOST_ROTATED_ROWS = 1 << 14
 """Matrices of more rows are embeddings and heads: there, single rows are looked up."""
 

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilepress.compress.codecs import encode
-from tilepress.compress.codecs.trellis import Basis, assemble, choose_scales, quantize_strip
+from tilepress.compress.codecs.trellis import SURVIVORS, Basis, assemble, choose_scales, quantize_strip
 from tilepress.kernels import CodecError, Encoded, backend_of, decode, matmul, parse_spec
 from tilepress.kernels.layout.rotation import MOST_ODD, hartley, rotation_of
-from tilepress.kernels.layout.trellis import TrellisParams
+from tilepress.kernels.layout.trellis import TrellisParams, places
 from tilepress.kernels.reference import trellis as reference
 from tilepress.kernels.reference.rotation import rotate, rotate_back
 from tilepress.kernels.reference.trellis import integers_of
 
 native = importlib.import_module("tilepress.kernels._native")
 active = importlib.import_module("tilepress.kernels.cpu.instruction_set").instruction_set
+search = importlib.import_module("tilepress.kernels.cpu.trellis_search").search
 
 SHAPES = ((1, 1), (1, 48), (17, 33), (40, 576), (3, 20, 24), (96, 101))
 
@@ -162,6 +163,62 @@ def test_codes_do_not_depend_on_the_number_of_threads() -> None:
     assert torch.equal(found[0], found[1])
 
 
+def cheapest_cycle(wanted: torch.Tensor, codes: torch.Tensor, bits: int, window: int) -> float:
+    """The least squared error of a tile's cyclic paths that have the memory of `codes` at the seam, state by state."""
+    memory_bits = window - bits
+    memories = np.arange(1 << memory_bits)
+    branches = np.arange(1 << bits)[:, None] << memory_bits | memories  # [origin, memory]
+    book = integers_by_state(window)[branches]
+    string = int.from_bytes(codes.numpy().tobytes(), "little")
+    seam = string & ((1 << memory_bits) - 1)
+    rows, columns = places()
+    costs = np.full(1 << memory_bits, np.inf)
+    costs[seam] = 0.0
+    for step in reversed(range(256)):
+        target = float(wanted[rows[step], columns[step]])
+        costs = (costs[branches >> bits] + (book - target) ** 2).min(axis=0)
+    return float(costs[seam])
+
+
+def integers_by_state(window: int) -> np.ndarray:
+    mixed = (np.arange(1 << window, dtype=np.uint64) * 0x83DCD12D & 0xFFFFFFFF).astype("<u4")
+    return mixed.view(np.uint8).reshape(-1, 4).sum(axis=1).astype(np.int64) - 510
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_an_exact_search_finds_what_trying_every_state_finds(bits: int) -> None:
+    wanted = values(16, 16, seed=bits) * 120
+    codes, found = search(wanted, bits, 12, 0)
+    error = float((found - wanted).double().square().sum())
+    least = cheapest_cycle(wanted, codes[0, 0], bits, 12)
+    assert least * (1 - 1e-6) <= error <= least * 1.01
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_following_some_paths_loses_little_against_all(bits: int) -> None:
+    wanted = values(32, 48, seed=bits) * 125
+    errors = {
+        effort: float((search(wanted, bits, 16, survivors[bits - 1])[1] - wanted).double().square().sum())
+        for effort, survivors in SURVIVORS.items()
+    }
+    assert errors["normal"] < 1.08 * errors["exact"]
+    assert errors["fast"] < 1.25 * errors["exact"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_codes_decode_to_what_the_search_says_whatever_is_wanted(data: st.DataObject) -> None:
+    """The ends meet, for targets out of reach too, and codes stay near where codes are."""
+    bits, window = data.draw(st.integers(1, 8)), data.draw(st.integers(12, 16))
+    survivors = data.draw(st.sampled_from((0, 1, 7, 100, 1000, 65536)))
+    scale, shift = data.draw(st.sampled_from((0.0, 1.0, 100.0, 3e4))), data.draw(st.sampled_from((0.0, 450.0, -1e30)))
+    wanted = values(16, 32, seed=bits) * scale + shift
+    codes, found = search(wanted, bits, window, survivors)
+    assert torch.equal(integers_of(codes, bits, window), found.long())
+    if survivors == 0 and scale == 1.0 and shift == 0.0:
+        assert found.square().mean() < 2.0 * 150.0**2 * 4.0**-bits
+
+
 def test_a_more_thorough_search_finds_better_codes() -> None:
     weight = values(32, 96)
     errors = [relative_error(decode(encode(weight, f"trellis:bits=4,effort={effort}")), weight)
@@ -169,9 +226,10 @@ def test_a_more_thorough_search_finds_better_codes() -> None:
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_strips_put_together_are_the_matrix() -> None:
+@pytest.mark.parametrize("window", (12, 16))
+def test_strips_put_together_are_the_matrix(window: int) -> None:
     weight = values(40, 70)
-    params = parse_spec("trellis:bits=4,window=12")
+    params = parse_spec(f"trellis:bits=4,window={window}")
     assert isinstance(params, TrellisParams)
     whole = encode(weight, params)
     basis = Basis.of((40, 70), params)
@@ -180,7 +238,7 @@ def test_strips_put_together_are_the_matrix() -> None:
     strips = [quantize_strip(rotated[:, first : first + 16], scales, params) for first in range(0, 80, 16)]
     joined = assemble([codes for codes, _ in strips], scales, basis, params, (40, 70), torch.float32)
     assert all(torch.equal(joined.parts[name], part) for name, part in whole.parts.items())
-    plain = Encoded(parse_spec("trellis:bits=4,window=12,rotate=none"), (48, 80), torch.float32,
+    plain = Encoded(parse_spec(f"trellis:bits=4,window={window},rotate=none"), (48, 80), torch.float32,
                     {name: whole.parts[name] for name in ("codes", "scales")})  # fmt: skip
     assert torch.equal(decode(plain), torch.cat([found for _, found in strips], 1))
 
