@@ -11,6 +11,7 @@ import sys
 
 NAME = "tilepress.kernels._native"
 
+assert NAME not in sys.modules, "the other extension has been loaded already"
 _spec = importlib.util.spec_from_file_location(NAME, os.environ["TILEPRESS_INSTRUMENTED"])
 assert _spec is not None
 assert _spec.loader is not None

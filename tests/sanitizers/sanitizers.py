@@ -18,8 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilepress.kernels import _native
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,7 +75,7 @@ def build(sanitizer: Sanitizer) -> Path:
     """
     folder = ROOT / "build" / f"sanitize-{sanitizer.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    sets = sanitizer.instruction_sets or _native.instruction_sets()
+    sets = sanitizer.instruction_sets or _instruction_sets()
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Without a build type: nanobind's own sources, which are not watched, compile fastest so.
@@ -104,6 +102,13 @@ def run(sanitizer: Sanitizer, arguments: Sequence[str], **options: object) -> su
     }
     command = [*sanitizer.launcher, sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def _instruction_sets() -> tuple[str, ...]:
+    """Those that this machine runs. Asked elsewhere: who runs instrumented code must not have loaded the other."""
+    program = "from tilepress.kernels import _native; print(*_native.instruction_sets())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return tuple(done.stdout.split())
 
 
 def _library(name: str) -> str:
