@@ -29,6 +29,8 @@ from tilepress.kernels import RecipeError
 _SOON_DONE_BYTES = 50_000_000
 """Size below which predicting would take as long as converting."""
 
+_SOON_DONE_SECONDS = 10
+
 _MOST_NAMES = 3
 
 Report = Callable[[Progress], None]
@@ -270,7 +272,9 @@ def _notes(plan: Plan, calibration: Calibration | None) -> list[str]:
 def _predict(checkpoint: Checkpoint, plan: Plan, workers: int | None, calibration: Calibration | None) -> float | None:
     if plan.source_bytes < _SOON_DONE_BYTES:
         return None
-    return predict_seconds(checkpoint, plan, workers, calibration)
+    seconds = predict_seconds(checkpoint, plan, workers, calibration)
+    # So short a time is one of reading and writing, which trials leave out.
+    return seconds if seconds >= _SOON_DONE_SECONDS else None
 
 
 def _divergence_from(source: str | Path, calibration: Calibration, text: str | Path) -> Callable[[Path], float]:

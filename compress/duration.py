@@ -103,11 +103,16 @@ def predict_seconds(
         trial = _try_out(checkpoint, tensor, kind, default_workers() if workers is None else workers)
         if trial is not None:
             trials[kind] = trial
-    walk = None
-    if calibration is not None and any(kind[3] for kind in kinds):
-        windows, blocks = calibration.windows_to_run(), calibration.model.count
-        walk = Walk(windows, blocks, *calibration.try_block()) if windows else None
-    return add_up(kinds, trials, walk)
+    return add_up(kinds, trials, _try_walk(calibration, coded, kinds) if calibration is not None else None)
+
+
+def _try_walk(calibration: Calibration, tensors: Sequence[PlannedTensor], kinds: Sequence[Kind]) -> Walk | None:
+    stages = [calibration.stage(tensor.slot.name) for tensor, kind in zip(tensors, kinds, strict=True) if kind[3]]
+    windows = calibration.windows_to_run()
+    if not stages or not windows:
+        return None
+    # Blocks behind the last one that is coded are not run.
+    return Walk(windows, min(max(stages), calibration.model.count), *calibration.try_block())
 
 
 def _kind(tensor: PlannedTensor, calibration: Calibration | None) -> Kind:
