@@ -11,7 +11,7 @@ embeddings and head take the codec of the blocks. Weights are decoded and activa
 for all others: so the KL divergence is that of the weights alone, and the noise floor is that of float32.
 
 Calibrated points share the statistics that the first of them has gathered, peers too, so that they differ in nothing
-but the coding; points named `own` and budgets of all codecs gather their own, behind blocks that are compressed already.
+but the coding; points named `own` and budgets of all codecs gather theirs behind blocks that are compressed already.
 """
 
 from __future__ import annotations
