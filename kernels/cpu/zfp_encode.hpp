@@ -45,9 +45,8 @@ inline void integers_of(LaneBlock& block, const std::uint32_t* exponents) {
     }
 }
 
-// Values -> exponents and bit planes.
-inline void planes_of_values(const LaneRows& rows, std::uint32_t* exponents, LanePlanes& planes) {
-    LaneBlock block;
+// The values of sixteen blocks, as bits.
+inline void load_block(const LaneRows& rows, LaneBlock& block) {
     for (int y = 0; y < kZfpSide; ++y) {
         float values[kZfpSide][kLanes];
         for (int lane = 0; lane < kLanes; ++lane) {
@@ -58,15 +57,21 @@ inline void planes_of_values(const LaneRows& rows, std::uint32_t* exponents, Lan
         }
         std::memcpy(block.of + kZfpSide * y, values, sizeof values);
     }
-    exponents_of(block, exponents);
-    integers_of(block, exponents);
-    lift_lines(block, 1, lift_forward<LaneWords>);
-    lift_lines(block, kZfpSide, lift_forward<LaneWords>);
+}
+
+// Integers -> bit planes, by a transform that changes them. A bit of `all` is set where a plane has a one, in each
+// lane.
+template <class Lift>
+inline void planes_of_integers(LaneBlock& block, const Lift& lift, LanePlanes& planes, LaneWords& all) {
+    lift_lines(block, 1, lift);
+    lift_lines(block, kZfpSide, lift);
     constexpr std::uint32_t mask = negabinary_mask<std::uint32_t>();
     const std::uint8_t* position = ZfpOrder<2>::position;
     LaneBits high[16], low[16];
+    all = LaneWords{};
     for (int i = 0; i < 16; ++i) {
         const LaneWords coefficients = (block.of[position[i]] + mask) ^ mask;
+        all |= coefficients;
         high[i] = __builtin_convertvector(coefficients >> 16, LaneBits);
         low[i] = __builtin_convertvector(coefficients, LaneBits);
     }
@@ -74,6 +79,54 @@ inline void planes_of_values(const LaneRows& rows, std::uint32_t* exponents, Lan
     transpose_bits(low);
     std::memcpy(planes.of + 16, high, sizeof high);
     std::memcpy(planes.of, low, sizeof low);
+}
+
+// Values -> exponents and bit planes.
+inline void planes_of_values(const LaneRows& rows, std::uint32_t* exponents, LanePlanes& planes) {
+    LaneBlock block;
+    LaneWords all;
+    load_block(rows, block);
+    exponents_of(block, exponents);
+    integers_of(block, exponents);
+    planes_of_integers(block, lift_forward<LaneWords>, planes, all);
+}
+
+// What a reversible block begins with, one a lane. See `encode_reversible`.
+struct ReversibleLanes {
+    std::uint32_t exponents[kLanes];
+    std::uint32_t lost[kLanes];  // not 0 where fixed point would lose something
+    std::uint32_t planes[kLanes];
+};
+
+// Values -> bit planes, of fixed point where that loses nothing and of the values' own bits elsewhere.
+inline void reversible_planes_of_values(const LaneRows& rows, ReversibleLanes& lanes, LanePlanes& planes) {
+    LaneBlock block;
+    load_block(rows, block);
+    std::uint32_t bits[16][kLanes], integers[16][kLanes];
+    std::memcpy(bits, block.of, sizeof bits);
+    exponents_of(block, lanes.exponents);
+    integers_of(block, lanes.exponents);
+    std::memcpy(integers, block.of, sizeof integers);
+    for (auto& values : integers)
+        for (int lane = 0; lane < kLanes; ++lane) values[lane] = lanes.exponents[lane] == 0 ? 0 : values[lane];
+    float scales[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) scales[lane] = decoding_scale(lanes.exponents[lane]);
+    std::memset(lanes.lost, 0, sizeof lanes.lost);
+    for (int i = 0; i < 16; ++i)
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const float again = scales[lane] * static_cast<float>(static_cast<std::int32_t>(integers[i][lane]));
+            lanes.lost[lane] |= bits_of_float(again) ^ bits[i][lane];
+        }
+    for (int i = 0; i < 16; ++i)
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const std::uint32_t own = bits[i][lane] ^ (bits[i][lane] >> 31) * 0x7fffffffu;
+            integers[i][lane] = lanes.lost[lane] != 0 ? own : integers[i][lane];
+        }
+    std::memcpy(block.of, integers, sizeof integers);
+    LaneWords all;
+    planes_of_integers(block, difference_forward<LaneWords>, planes, all);
+    std::memcpy(lanes.planes, &all, sizeof lanes.planes);
+    for (std::uint32_t& ones : lanes.planes) ones = ones == 0 ? 1 : kPlanes - trailing_zeros(ones);
 }
 
 // Bits of one plane: `known` coefficients as they are, then runs. Both change.
@@ -129,14 +182,33 @@ inline void write_block(BitWriter& writer, const ZfpMode& mode, const LanePlanes
     if (writer.written < least) writer.write_zeros(least - writer.written);
 }
 
+inline void write_reversible_block(BitWriter& writer, const ReversibleLanes& lanes, const LanePlanes& planes,
+                                   int lane) {
+    using Format = ZfpScalar<float>;
+    if (lanes.lost[lane] != 0) {
+        writer.write(3, 2);
+    } else if (lanes.exponents[lane] == 0) {
+        return writer.write(0, 1);
+    } else {
+        writer.write(1 | lanes.exponents[lane] << 2, 2 + Format::exponent_bits);
+    }
+    const auto count = static_cast<int>(lanes.planes[lane]);
+    writer.write(static_cast<std::uint64_t>(count - 1), Format::precision_bits);
+    unsigned known = 0;
+    for (int plane = kPlanes - 1; plane >= kPlanes - count; --plane) {
+        const PlaneBits next = plane_bits(planes.of[plane][lane], known);
+        writer.write(next.bits, next.count);
+    }
+}
+
 inline std::int64_t encode_panel(const float* values, const ZfpShape& shape, const ZfpMode& mode, std::uint8_t* to) {
-    if (mode.is_reversible) return encode_stream<float>(values, shape, mode, to);
     const std::int64_t columns = shape.sizes[0], height = shape.sizes[1];
     constexpr std::int64_t lane_columns = kZfpSide * kLanes;
     BitWriter writer{to};
     LaneRows rows = {};
     LanePlanes planes;
     std::uint32_t exponents[kLanes];
+    ReversibleLanes reversible;
     for (std::int64_t row = 0; row < height; row += kZfpSide)
         for (std::int64_t column = 0; column < columns; column += lane_columns) {
             const std::int64_t width = std::min(columns - column, lane_columns);
@@ -150,9 +222,14 @@ inline std::int64_t encode_panel(const float* values, const ZfpShape& shape, con
                     rows.of[y][x] = from[block + place_within(x - block, width - block)];
                 }
             }
-            planes_of_values(rows, exponents, planes);
-            for (int lane = 0; lane < padded / kZfpSide; ++lane)
-                write_block(writer, mode, planes, lane, exponents[lane]);
+            const auto count = static_cast<int>(padded / kZfpSide);
+            if (mode.is_reversible) {
+                reversible_planes_of_values(rows, reversible, planes);
+                for (int lane = 0; lane < count; ++lane) write_reversible_block(writer, reversible, planes, lane);
+            } else {
+                planes_of_values(rows, exponents, planes);
+                for (int lane = 0; lane < count; ++lane) write_block(writer, mode, planes, lane, exponents[lane]);
+            }
         }
     writer.finish();
     return writer.next - to;

@@ -72,10 +72,9 @@ inline float encoding_scale(std::uint32_t biased) {
     return float_of_bits(biased > 29 ? (284 - biased) << 23 : 0x7f800000u);
 }
 
-// Coefficients of all planes -> values. `exponents` are biased; the lower half of the planes may be missing.
-inline void values_of_planes(const LanePlanes& planes, const std::uint32_t* exponents, bool has_low_planes,
-                             LaneRows& rows) {
-    LaneBlock block;
+// Coefficients of all planes -> integers, by the inverse of a transform. The lower half of the planes may be missing.
+template <class Lift>
+inline void integers_of_planes(const LanePlanes& planes, bool has_low_planes, const Lift& lift, LaneBlock& block) {
     constexpr std::uint32_t mask = negabinary_mask<std::uint32_t>();
     const std::uint8_t* position = ZfpOrder<2>::position;
     LaneBits high[16], low[16];
@@ -90,21 +89,55 @@ inline void values_of_planes(const LanePlanes& planes, const std::uint32_t* expo
         if (has_low_planes) coefficients |= __builtin_convertvector(low[i], LaneWords);
         block.of[position[i]] = (coefficients ^ mask) - mask;
     }
-    lift_lines(block, kZfpSide, lift_inverse<LaneWords>);
-    lift_lines(block, 1, lift_inverse<LaneWords>);
-    float scales[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) scales[lane] = decoding_scale(exponents[lane]);
+    lift_lines(block, kZfpSide, lift);
+    lift_lines(block, 1, lift);
+}
+
+// Put the values of sixteen blocks side by side: value(integer, lane) of each integer.
+template <class Value>
+inline void store_block(const LaneBlock& block, LaneRows& rows, const Value& value) {
     for (int y = 0; y < kZfpSide; ++y) {
         std::int32_t integers[kZfpSide][kLanes];
         std::memcpy(integers, block.of + kZfpSide * y, sizeof integers);
         float* to = rows.of[y];
         for (int lane = 0; lane < kLanes; ++lane) {
-            to[kZfpSide * lane] = scales[lane] * static_cast<float>(integers[0][lane]);
-            to[kZfpSide * lane + 1] = scales[lane] * static_cast<float>(integers[1][lane]);
-            to[kZfpSide * lane + 2] = scales[lane] * static_cast<float>(integers[2][lane]);
-            to[kZfpSide * lane + 3] = scales[lane] * static_cast<float>(integers[3][lane]);
+            to[kZfpSide * lane] = value(integers[0][lane], lane);
+            to[kZfpSide * lane + 1] = value(integers[1][lane], lane);
+            to[kZfpSide * lane + 2] = value(integers[2][lane], lane);
+            to[kZfpSide * lane + 3] = value(integers[3][lane], lane);
         }
     }
+}
+
+// Coefficients of all planes -> values. `exponents` are biased; the lower half of the planes may be missing.
+inline void values_of_planes(const LanePlanes& planes, const std::uint32_t* exponents, bool has_low_planes,
+                             LaneRows& rows) {
+    LaneBlock block;
+    integers_of_planes(planes, has_low_planes, lift_inverse<LaneWords>, block);
+    float scales[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) scales[lane] = decoding_scale(exponents[lane]);
+    store_block(block, rows,
+                [&](std::int32_t integer, int lane) { return scales[lane] * static_cast<float>(integer); });
+}
+
+// The same of reversible blocks. A lane of `raw` is all ones where the integers are the bits of the values (see
+// `reinterpret`), and 0 where they are fixed point.
+inline void values_of_reversible_planes(const LanePlanes& planes, const std::uint32_t* exponents,
+                                        const std::uint32_t* raw, LaneRows& rows) {
+    LaneBlock block;
+    integers_of_planes(planes, true, difference_inverse<LaneWords>, block);
+    float scales[kLanes];
+    std::uint32_t fixed[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+        scales[lane] = decoding_scale(exponents[lane]);
+        fixed[lane] = exponents[lane] == 0 ? 0 : ~raw[lane];
+    }
+    store_block(block, rows, [&](std::int32_t integer, int lane) {
+        const auto bits = static_cast<std::uint32_t>(integer);
+        const std::uint32_t own = bits ^ (bits >> 31) * 0x7fffffffu;
+        const std::uint32_t scaled = bits_of_float(scales[lane] * static_cast<float>(integer));
+        return float_of_bits((own & raw[lane]) | (scaled & fixed[lane]));
+    });
 }
 
 }  // namespace

@@ -24,11 +24,13 @@ constexpr std::int64_t kFixedStride = kFixedBytes + 80;
 struct LaneScratch {
     LanePlanes planes;
     std::uint32_t exponents[kLanes];
+    std::uint32_t raw[kLanes];  // of reversible blocks, see `values_of_reversible_planes`
     LaneRows rows;
 
     void clear() {
         std::memset(&planes, 0, sizeof planes);
         std::memset(exponents, 0, sizeof exponents);
+        std::memset(raw, 0, sizeof raw);
     }
 };
 
@@ -79,16 +81,45 @@ struct VariableBlocks {
         turns.bytes = bytes.data();
         for (int turn = 0; turn < kTurns; ++turn) {
             turns.position[turn] = std::min(position[turn], end[turn]);
-            const std::uint64_t header = window(turns.bytes, turns.position[turn]);
-            const auto exponent = static_cast<std::uint32_t>(header >> 1) & 0xff;
-            const int count = (header & 1) != 0 ? planes_of(mode, static_cast<int>(exponent) - 127, 2) : 0;
-            lanes.exponents[lane + kTurns * turn] = exponent;
-            turns.position[turn] += (header & 1) != 0 ? kHeaderBits : 1;
-            turns.least_plane[turn] = kPlanes - std::min(count, kPlanes);
+            if (mode.is_reversible)
+                begin_reversible(turns, turn, lanes, lane + kTurns * turn);
+            else
+                begin(turns, turn, mode, lanes, lane + kTurns * turn);
         }
         const int lowest = read_planes<false>(turns, lanes.planes, lane, kTurns);
         std::copy(turns.position, turns.position + kTurns, position);
         return lowest;
+    }
+
+private:
+    static void begin(Turns& turns, int turn, const ZfpMode& mode, LaneScratch& lanes, int lane) {
+        const std::uint64_t header = window(turns.bytes, turns.position[turn]);
+        const auto exponent = static_cast<std::uint32_t>(header >> 1) & 0xff;
+        const int count = (header & 1) != 0 ? planes_of(mode, static_cast<int>(exponent) - 127, 2) : 0;
+        lanes.exponents[lane] = exponent;
+        turns.position[turn] += (header & 1) != 0 ? kHeaderBits : 1;
+        turns.least_plane[turn] = kPlanes - std::min(count, kPlanes);
+    }
+
+    static void begin_reversible(Turns& turns, int turn, LaneScratch& lanes, int lane) {
+        using Format = ZfpScalar<float>;
+        std::uint64_t header = window(turns.bytes, turns.position[turn]);
+        turns.least_plane[turn] = kPlanes;
+        lanes.exponents[lane] = 0;
+        lanes.raw[lane] = 0;
+        turns.position[turn] += 1;
+        if ((header & 1) == 0) return;
+        const bool is_raw = (header & 2) != 0;
+        header >>= 2;
+        if (is_raw) {
+            lanes.raw[lane] = ~0u;
+        } else {
+            lanes.exponents[lane] = static_cast<std::uint32_t>(header) & 0xff;
+            header >>= Format::exponent_bits;
+        }
+        const int count = static_cast<int>(header & 0x1f) + 1;
+        turns.position[turn] += 1 + (is_raw ? 0 : Format::exponent_bits) + Format::precision_bits;
+        turns.least_plane[turn] = kPlanes - count;
     }
 };
 
@@ -113,7 +144,6 @@ public:
                             std::min((wanted.columns.last + kSide - 1) / kSide * kSide, weight_.columns)};
         const std::int64_t top = panel * kSide;
         const Range down{(wanted.rows.first - top) / kZfpSide, (wanted.rows.last - top + kZfpSide - 1) / kZfpSide};
-        if (weight_.mode.is_reversible) return decode_reversible(panel, down, columns, scratch.lanes, sink);
         if (weight_.mode.has_fixed_rate()) return decode_fixed(panel, down, columns, scratch, sink);
         const std::int64_t stride = (weight_.columns + kLaneColumns - 1) / kLaneColumns * kLaneColumns;
         if (panel < scratch.panels.first || scratch.panels.last <= panel) decode_group(panel, columns, stride, scratch);
@@ -185,29 +215,15 @@ private:
                     lowest = std::min(lowest, scratch.variable.read(weight_.mode, scratch.lanes, i));
                 const std::int64_t column = block * kZfpSide;
                 if (column >= columns.last || column + kSide <= columns.first) continue;
-                values_of_planes(scratch.lanes.planes, scratch.lanes.exponents, lowest < 16, scratch.lanes.rows);
+                const LaneScratch& lanes = scratch.lanes;
+                if (weight_.mode.is_reversible)
+                    values_of_reversible_planes(lanes.planes, lanes.exponents, lanes.raw, scratch.lanes.rows);
+                else
+                    values_of_planes(lanes.planes, lanes.exponents, lowest < 16, scratch.lanes.rows);
                 for (int turn = 0; turn < kTurns; ++turn)
                     for (int y = 0; y < kZfpSide; ++y)
                         std::memcpy(scratch.values.data() + (turn * kSide + down * kZfpSide + y) * stride + column,
                                     scratch.lanes.rows.of[y] + turn * kSide, kSide * sizeof(float));
-            }
-    }
-
-    template <class Sink>
-    void decode_reversible(std::int64_t panel, Range downs, Range columns, LaneScratch& lanes, Sink&& sink) const {
-        const ZfpStream stream = weight_.stream(panel);
-        BitReader reader{stream.bytes, static_cast<std::uint64_t>(stream.size)};
-        for (std::int64_t down = 0; down < downs.last; ++down)
-            for (std::int64_t block = 0; block < across_; ++block) {
-                const std::int64_t lane = block % kLanes;
-                float values[16];
-                ZfpBlock<float, 2>::decode(reader, weight_.mode, values);
-                for (int y = 0; y < kZfpSide; ++y)
-                    std::memcpy(lanes.rows.of[y] + lane * kZfpSide, values + y * kZfpSide, kZfpSide * sizeof(float));
-                const std::int64_t column = (block - lane) * kZfpSide;
-                const bool is_full = lane + 1 == kLanes || block + 1 == across_;
-                if (is_full && down >= downs.first && column >= columns.first && column < columns.last)
-                    put_lanes(panel, down, column, columns.last, lanes.rows, sink);
             }
     }
 
