@@ -50,6 +50,28 @@ struct FixedBlocks {
     }
 };
 
+// What a block of variable length begins with.
+struct BlockHeader {
+    std::uint32_t exponent;  // biased
+    std::uint32_t raw;       // see LaneScratch
+    unsigned bits;           // of the header
+    int planes;
+};
+
+inline BlockHeader header_of(std::uint64_t bits, const ZfpMode& mode) {
+    const auto exponent = static_cast<std::uint32_t>(bits >> 1) & 0xff;
+    if ((bits & 1) == 0) return {exponent, 0, 1, 0};
+    return {exponent, 0, kHeaderBits, std::min(planes_of(mode, static_cast<int>(exponent) - 127, 2), kPlanes)};
+}
+
+inline BlockHeader reversible_header(std::uint64_t bits) {
+    constexpr unsigned precision = ZfpScalar<float>::precision_bits, exponent = ZfpScalar<float>::exponent_bits;
+    const auto planes = [&](unsigned place) { return static_cast<int>(bits >> place & low_bits(precision)) + 1; };
+    if ((bits & 1) == 0) return {0, 0, 1, 0};
+    if ((bits & 2) != 0) return {0, ~0u, 2 + precision, planes(2)};
+    return {static_cast<std::uint32_t>(bits >> 2) & 0xff, 0, 2 + exponent + precision, planes(2 + exponent)};
+}
+
 // Up to four panels whose blocks have any lengths: each stream with zeros behind it, read from its beginning.
 struct VariableBlocks {
     std::vector<std::uint8_t> bytes;
@@ -81,45 +103,16 @@ struct VariableBlocks {
         turns.bytes = bytes.data();
         for (int turn = 0; turn < kTurns; ++turn) {
             turns.position[turn] = std::min(position[turn], end[turn]);
-            if (mode.is_reversible)
-                begin_reversible(turns, turn, lanes, lane + kTurns * turn);
-            else
-                begin(turns, turn, mode, lanes, lane + kTurns * turn);
+            const std::uint64_t bits = window(turns.bytes, turns.position[turn]);
+            const BlockHeader header = mode.is_reversible ? reversible_header(bits) : header_of(bits, mode);
+            lanes.exponents[lane + kTurns * turn] = header.exponent;
+            lanes.raw[lane + kTurns * turn] = header.raw;
+            turns.position[turn] += header.bits;
+            turns.least_plane[turn] = kPlanes - header.planes;
         }
         const int lowest = read_planes<false>(turns, lanes.planes, lane, kTurns);
         std::copy(turns.position, turns.position + kTurns, position);
         return lowest;
-    }
-
-private:
-    static void begin(Turns& turns, int turn, const ZfpMode& mode, LaneScratch& lanes, int lane) {
-        const std::uint64_t header = window(turns.bytes, turns.position[turn]);
-        const auto exponent = static_cast<std::uint32_t>(header >> 1) & 0xff;
-        const int count = (header & 1) != 0 ? planes_of(mode, static_cast<int>(exponent) - 127, 2) : 0;
-        lanes.exponents[lane] = exponent;
-        turns.position[turn] += (header & 1) != 0 ? kHeaderBits : 1;
-        turns.least_plane[turn] = kPlanes - std::min(count, kPlanes);
-    }
-
-    static void begin_reversible(Turns& turns, int turn, LaneScratch& lanes, int lane) {
-        using Format = ZfpScalar<float>;
-        std::uint64_t header = window(turns.bytes, turns.position[turn]);
-        turns.least_plane[turn] = kPlanes;
-        lanes.exponents[lane] = 0;
-        lanes.raw[lane] = 0;
-        turns.position[turn] += 1;
-        if ((header & 1) == 0) return;
-        const bool is_raw = (header & 2) != 0;
-        header >>= 2;
-        if (is_raw) {
-            lanes.raw[lane] = ~0u;
-        } else {
-            lanes.exponents[lane] = static_cast<std::uint32_t>(header) & 0xff;
-            header >>= Format::exponent_bits;
-        }
-        const int count = static_cast<int>(header & 0x1f) + 1;
-        turns.position[turn] += 1 + (is_raw ? 0 : Format::exponent_bits) + Format::precision_bits;
-        turns.least_plane[turn] = kPlanes - count;
     }
 };
 

@@ -52,9 +52,10 @@ inline int read_planes(Turns& turns, LanePlanes& planes, int lane, int step) {
         for (int turn = 0; turn < kTurns; ++turn) {
             unsigned known = state[turn];
             if constexpr (!FixedRate) {
-                const bool rests = plane < turns.least_plane[turn];
-                state[turn] = rests ? kAtRest : known;
-                known = rests ? 0 : known;
+                // Without a branch, which nothing could predict.
+                const unsigned goes_on = 0u - static_cast<unsigned>(plane >= turns.least_plane[turn]);
+                known &= goes_on;
+                state[turn] = known | (kAtRest & ~goes_on);
             }
             const std::uint64_t bits = window(turns.bytes, turns.position[turn]);
             run[turn] = kRunSteps.of[state[turn] << 8 | ((bits >> known) & 0xff)];
