@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from tilepress.formats.record import Error
 from tilepress.kernels import DTYPES, PANEL_ROWS, Encoded, decode
+from tilepress.kernels.difference import difference
 
-_RUN_VALUES = 1 << 20
+_RUN_VALUES = 1 << 18
+"""Values that are decoded and compared at a time, so that they stay in a cache."""
 _DIGITS = 6
 
 
@@ -31,19 +31,11 @@ def measure_error(weight: torch.Tensor, encoded: Encoded) -> Error:
     step = max(1, _RUN_VALUES // max(1, encoded.columns) // PANEL_ROWS) * PANEL_ROWS
     largest, squares, energy = 0.0, [], []
     for first in range(0, encoded.rows, step):
-        true = _float64(matrix[first : first + step])
-        difference = _float64(decode(encoded, slice(first, first + step)))
-        same = (difference == true) | (np.isnan(difference) & np.isnan(true))
-        with np.errstate(invalid="ignore"):  # inf - inf, which `same` covers
-            difference -= true
-        difference[same] = 0.0
-        largest = max(largest, float(np.abs(difference, out=difference).max(initial=0.0)))
-        squares.append(float(np.square(difference, out=difference).sum()))
-        energy.append(float(np.square(true, out=true).sum()))
+        found = decode(encoded, slice(first, first + step))
+        gap, gap_squares, true_squares = difference(matrix[first : first + step], found)
+        largest = max(largest, gap)
+        squares.append(gap_squares)
+        energy.append(true_squares)
     noise = math.fsum(squares)
     relative = math.sqrt(noise / math.fsum(energy)) if noise else 0.0
     return Error(largest, float(f"{relative:.{_DIGITS}g}"))
-
-
-def _float64(values: torch.Tensor) -> npt.NDArray[np.float64]:
-    return values.double().numpy()

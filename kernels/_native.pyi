@@ -6,6 +6,12 @@ Buffer: TypeAlias = tuple[int, int]
 
 MOST_VECTORS: int
 
+def difference(truth: Buffer, found: Buffer, dtype: str) -> tuple[float, float, float]:
+    """Largest magnitude and sum of squares of the differences, and sum of squares of the true values, in float64.
+
+    Raises ValueError when the sizes differ.
+    """
+
 class LosslessParts:
     """A lossless weight, version 2."""
 
