@@ -15,7 +15,6 @@ struct Avx2Search {
     static Lanes broadcast(std::uint16_t value) { return _mm256_set1_epi16(static_cast<short>(value)); }
     static Lanes load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
     static void store(std::uint16_t* to, Lanes values) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), values); }
-    static Lanes add(Lanes a, Lanes b) { return _mm256_add_epi16(a, b); }
     static Lanes subtract(Lanes a, Lanes b) { return _mm256_sub_epi16(a, b); }
     static Lanes add_saturated(Lanes a, Lanes b) { return _mm256_adds_epu16(a, b); }
     static Lanes subtract_saturated(Lanes a, Lanes b) { return _mm256_subs_epu16(a, b); }

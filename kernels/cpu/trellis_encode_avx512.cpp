@@ -43,11 +43,14 @@ struct Avx512Search {
     // Value i >> bits in lane i.
     template <int kBits>
     static Lanes spread(const std::uint16_t* from) {
-        if constexpr (kBits >= 5) return broadcast(*from);
-        alignas(64) static constexpr Sources<kBits> kSources;
-        const __m512i sources = _mm512_load_si512(kSources.lanes);
-        constexpr __mmask16 kLoaded = static_cast<__mmask16>((1u << (32 >> kBits)) - 1);
-        return _mm512_permutexvar_epi16(sources, _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(kLoaded, from)));
+        if constexpr (kBits >= 5) {
+            return broadcast(*from);
+        } else {
+            alignas(64) static constexpr Sources<kBits> kSources;
+            constexpr auto kLoaded = static_cast<__mmask16>((1u << (32 >> kBits)) - 1);
+            const __m256i loaded = _mm256_maskz_loadu_epi16(kLoaded, from);
+            return _mm512_permutexvar_epi16(_mm512_load_si512(kSources.lanes), _mm512_castsi256_si512(loaded));
+        }
     }
 };
 

@@ -3,6 +3,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -15,6 +16,7 @@
 #include "parallel.hpp"
 #include "trellis.hpp"
 #include "trellis_encode.hpp"
+#include "trellis_price.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -25,22 +27,16 @@ namespace {
 // Tiles that a thread takes at a time: strips have few, and all threads should be busy.
 constexpr std::int64_t kTilesAtOnce = 1;
 
-// Memory to search in, for as many threads as ask at once.
+// Memory to search in, for each thread of a team.
 class Workspaces {
 public:
-    explicit Workspaces(std::size_t size) : size_(size * sizeof(std::uint16_t)) {}
+    Workspaces(std::size_t values, std::int64_t threads) : idle_(static_cast<std::size_t>(threads)) {
+        for (Workspace& workspace : idle_) workspace.reset(::operator new(values * sizeof(std::uint16_t), kAlignment));
+    }
 
     template <class Function>
     void lend(Function function) {
-        Workspace workspace;
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            if (!idle_.empty()) {
-                workspace = std::move(idle_.back());
-                idle_.pop_back();
-            }
-        }
-        if (!workspace) workspace.reset(::operator new(size_, kAlignment));
+        Workspace workspace = take();
         function(static_cast<std::uint16_t*>(workspace.get()));
         const std::lock_guard<std::mutex> lock(mutex_);
         idle_.push_back(std::move(workspace));
@@ -53,10 +49,42 @@ private:
     };
     using Workspace = std::unique_ptr<void, Release>;
 
-    std::size_t size_;
+    Workspace take() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        Workspace workspace = std::move(idle_.back());
+        idle_.pop_back();
+        return workspace;
+    }
+
     std::mutex mutex_;
     std::vector<Workspace> idle_;
 };
+
+// Whether following some of the paths would take longer than all, as measured.
+bool is_exact_quicker(const TrellisSearch& search) {
+    const std::int64_t memories = std::int64_t{1} << (search.window - search.bits);
+    const std::int64_t vectors = search.bits < 4 ? 1 : std::int64_t{1} << (search.bits - 4);
+    const std::int64_t work = 16 * search.survivors * (2 + vectors) + 2 * memories;
+    return memories < 64 || work > std::int64_t{1} << search.window;
+}
+
+// Enough for each kind of search.
+std::size_t workspace_values(const TrellisSearch& search) {
+    const std::size_t memories = std::size_t{1} << (search.window - search.bits);
+    return (2 * (kTrellisSteps + 1) + 1) * memories + (std::size_t{1} << search.window) + 128;
+}
+
+std::unique_ptr<const TrellisBook> book_of(int bits) {
+    constexpr float kUnits[] = {1.0f / 4.0f, 1.0f / 2.0f, 2.0f / 3.0f, 1.0f, 2.0f, 4.0f, 8.0f, 8.0f};
+    auto book = std::make_unique<TrellisBook>();
+    book->units = kUnits[bits - 1];
+    const float longest = 2.0f * kTrellisOffset * book->units + 2.0f;
+    book->longest = static_cast<std::uint16_t>(bits < kFineBits ? longest : std::min(longest, kLongest));
+    book->bend = static_cast<std::uint16_t>(0xffff / book->longest);
+    for (std::uint32_t state = 0; state < 1u << 16; ++state)
+        book->values[state] = in_units(*book, static_cast<float>(trellis_value(state)));
+    return book;
+}
 
 void encode(const std::string& instruction_set, int bits, int window, int survivors, std::int64_t panels,
             std::int64_t tiles, const Buffer& wanted, const Buffer& found, const Buffer& codes, int threads) {
@@ -70,9 +98,10 @@ void encode(const std::string& instruction_set, int bits, int window, int surviv
     require(holds(codes, panels, tiles, 32 * bits), "the codes do not fit the matrix's shape");
     if (codes.second == 0) return;
     const nb::gil_scoped_release released;
-    const TrellisSearch search{bits, window, survivors};
-    const auto book = std::make_unique<const TrellisBook>(bits);
-    Workspaces workspaces(search.workspace_size());
+    TrellisSearch search{bits, window, survivors};
+    if (is_exact_quicker(search)) search.survivors = 0;
+    const auto book = book_of(bits);
+    Workspaces workspaces(workspace_values(search), std::min<std::int64_t>(std::max(threads, 1), panels * tiles));
     const TrellisTarget target{reinterpret_cast<const float*>(wanted.first), reinterpret_cast<float*>(found.first),
                                reinterpret_cast<std::uint8_t*>(codes.first), tiles};
     parallel(panels * tiles, kTilesAtOnce, threads, [&](std::int64_t first, std::int64_t last) {

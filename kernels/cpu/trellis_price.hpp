@@ -3,6 +3,8 @@
 // a line.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "trellis.hpp"
@@ -12,6 +14,13 @@ namespace tilepress {
 namespace {
 
 constexpr std::uint16_t kUnreachable = 0xffff;
+// Books of as many bits a weight, or more, are so fine that far distances would overflow.
+constexpr int kFineBits = 5;
+constexpr float kLongest = 1638.0f;
+
+inline std::int16_t in_units(const TrellisBook& book, float value) {
+    return static_cast<std::int16_t>(std::floor(value * book.units + 0.5f));
+}
 
 template <class Set, int kBits>
 class Price {
@@ -22,7 +31,7 @@ public:
     typename Set::Lanes operator()(typename Set::Lanes values, typename Set::Lanes target) const {
         const auto distance = Set::magnitude(Set::subtract(values, target));
         const auto bent = Set::minimum(distance, bend_);
-        if constexpr (kBits < kTrellisFineBits) return Set::multiply(bent, distance);
+        if constexpr (kBits < kFineBits) return Set::multiply(bent, distance);
         return Set::multiply(bent, Set::minimum(distance, longest_));
     }
 

@@ -12,6 +12,11 @@
 namespace tilepress {
 namespace {
 
+// The most paths that a tile's steps follow, and room to write past them.
+inline std::size_t list_size(const TrellisSearch& search) {
+    return (static_cast<std::size_t>(kTrellisSteps + 1) << (search.window - search.bits)) + 64;
+}
+
 template <class Set, int kBits>
 class PrunedPaths {
 public:
@@ -23,7 +28,7 @@ public:
           price_(book),
           reached_(workspace),
           runs_(reached_ + memories_),
-          costs_(runs_ + search.list_size()) {
+          costs_(runs_ + list_size(search)) {
         std::fill_n(reached_, memories_, kUnreachable);
     }
 
@@ -82,6 +87,7 @@ public:
 private:
     using Lanes = typename Set::Lanes;
     static constexpr unsigned kLanes = Set::kLanes;
+    static_assert(kLanes == 16, "what is sampled would depend on the instruction set");
     static constexpr unsigned kTogether = kBits < 4 ? kLanes >> kBits : 1;  // runs that fill the lanes
 
     // Before a given end, where paths are turned from their own ways, more of them are followed for some windows.
@@ -89,7 +95,7 @@ private:
     static constexpr std::uint32_t kEndSurvivors = 4;
     static constexpr std::uint16_t kMost = kUnreachable - 1;
 
-    static constexpr int kAppended = 8;
+    static constexpr int kAppended = 8;  // at a time
     static constexpr std::uint32_t kFirstSlack = 1024;
 
     // Paths without effect fill up the last lanes.

@@ -69,7 +69,7 @@ void encode_tiles(const TrellisSearch& search, const TrellisTarget& target, cons
         for (int step = 0; step < kTrellisSteps; ++step) {
             const TrellisPlace place = trellis_place(step);
             const float value = target.wanted[corner + place.row * columns + place.column];
-            wanted[kTrellisSteps - 1 - step] = book.in_units(std::max(-most, std::min(most, value)));
+            wanted[kTrellisSteps - 1 - step] = in_units(book, std::max(-most, std::min(most, value)));
         }
         find_path<kBits>(paths, search.window, wanted, bits);
         std::reverse(bits, bits + kTrellisSteps);
@@ -98,7 +98,7 @@ void encode_some(const TrellisSearch& search, const TrellisTarget& target, const
                  std::uint16_t* workspace, Range range) {
     // With 8 bits and a window of 12, there are but 16 memories.
     using Exact = ExactPaths<std::conditional_t<kBits == 8, Narrow, Set>, kBits>;
-    if (search.is_exact())
+    if (search.survivors == 0)
         encode_tiles<kBits, Exact>(search, target, book, workspace, range);
     else
         encode_tiles<kBits, PrunedPaths<Narrow, kBits>>(search, target, book, workspace, range);
