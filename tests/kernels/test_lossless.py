@@ -134,6 +134,23 @@ def test_the_same_bytes_whatever_the_threads_and_instruction_set(dtype: torch.dt
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("only_once")
+def test_every_instruction_set_writes_the_same_bytes(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = torch.rand(40, 1100, generator=torch.Generator().manual_seed(1))
+    strange = torch.where(chance < 0.02, any_bits((40, 1100), dtype), values((40, 1100), dtype))
+    # Exponents of which one takes nearly all of the model, and of which there are so many that all get little.
+    rare, many = torch.where(chance < 0.004, 2.0, 1.0).to(dtype), (2.0 ** (chance * 40 - 20)).to(dtype)
+    for weight in (strange, rare, many, values((17, 33), dtype), values((1, 1), dtype)):
+        found = []
+        for name in native.instruction_sets():
+            monkeypatch.setenv("TILEPRESS_CPU", name)
+            active.cache_clear()
+            found.append(encode(weight, "lossless"))
+            assert same_bits(decode(found[-1]), weight)
+        assert all(torch.equal(one, found[0].parts[name]) for each in found for name, one in each.parts.items())
+
+
 def test_planes_that_hold_nothing_cost_nothing() -> None:
     weight = values((64, 1024), torch.bfloat16)
     alone, wider = encode(weight, "lossless"), encode(weight.float(), "lossless")

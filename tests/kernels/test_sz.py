@@ -162,6 +162,23 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_instruction_set_writes_the_same_bytes(
+    dtype: torch.dtype, predictor: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = values((40, 2100), dtype)
+    weight[7, 3:9], weight[20, 100:140] = 1e4, float("inf")
+    for bound in (1e-3, 1e-6, 0.03):
+        here = encode(weight, f"sz:abs={bound},predictor={predictor}")
+        monkeypatch.setenv("TILEPRESS_CPU", "portable")
+        active.cache_clear()
+        portable = encode(weight, here.params)
+        monkeypatch.setenv("TILEPRESS_CPU", instruction_set)
+        active.cache_clear()
+        assert all(torch.equal(part, portable.parts[name]) for name, part in here.parts.items())
+
+
 def test_nan_and_infinities_keep_their_bits() -> None:
     weight = any_bits(torch.bfloat16, [0x7FC1, 0xFF81, 0x7F80, 0xFF80, 0x3F80, 0x8000]).view(1, -1)
     assert not bool(torch.isfinite(weight).all())
