@@ -46,6 +46,7 @@ def _machine() -> dict[str, str]:
         for number in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(number)
             found[f"GPU {number}"] = f"{device.name}, {device.total_memory / 1e9:.0f} GB"
+        found["cuda kernels"] = _cuda_kernels()
     else:
         found["GPU"] = "none that PyTorch can use"
     return found
@@ -57,6 +58,14 @@ def _native_kernels() -> str:
     from tilepress.kernels.cpu.instruction_set import instruction_set
 
     return instruction_set()
+
+
+def _cuda_kernels() -> str:
+    if importlib.util.find_spec("tilepress.kernels._native") is None:
+        return "not there without the native ones"
+    from tilepress.kernels.cuda.launch import state
+
+    return state()
 
 
 def _version(package: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
-from tilepress.kernels.cuda.registry import OPTIONS, Kernel
+from tilepress.kernels.cuda.registry import ARCHITECTURES, OPTIONS, Kernel
 from tilepress.kernels.cuda.source import source_text
 from tilepress.kernels.errors import BackendError
 
@@ -56,7 +56,37 @@ class Int:
         return cast(np.generic, np.int32(self.value))
 
 
-Argument = Pointer | Int
+@dataclass(frozen=True)
+class Long:
+    """A 64-bit integer."""
+
+    value: int
+
+    def as_c(self) -> ctypes.c_longlong:
+        """As C passes it."""
+        return ctypes.c_longlong(self.value)
+
+    def as_numpy(self) -> np.generic:
+        """As CuPy passes it."""
+        return cast(np.generic, np.int64(self.value))
+
+
+@dataclass(frozen=True)
+class Float:
+    """A float32."""
+
+    value: float
+
+    def as_c(self) -> ctypes.c_float:
+        """As C passes it."""
+        return ctypes.c_float(self.value)
+
+    def as_numpy(self) -> np.generic:
+        """As CuPy passes it."""
+        return cast(np.generic, np.float32(self.value))
+
+
+Argument = Pointer | Int | Long | Float
 
 
 class Launcher(Protocol):
@@ -87,6 +117,17 @@ def launcher(device: torch.device) -> Launcher:
 @cache
 def _cupy_launcher(device: int) -> CupyLauncher:
     return CupyLauncher(device)
+
+
+def state() -> str:
+    """What stands in the way of the kernels on the first GPU, or how they come to it, in one sentence."""
+    try:
+        CupyLauncher(0)
+    except BackendError as error:
+        return str(error)
+    architecture = "sm_{}{}".format(*torch.cuda.get_device_capability(0))
+    tested = "which the tests compile for too" if architecture in ARCHITECTURES else "which no test compiles for"
+    return f"compiled when first used, for {architecture}, {tested}"
 
 
 class CupyLauncher:

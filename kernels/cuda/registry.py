@@ -10,6 +10,7 @@ import torch
 
 from tilepress.kernels.cpu.tiles import TileCode
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout.rotation import MOST_POWER
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 """GPUs for which every kernel is compiled in the tests. Others compile for themselves when a kernel is first used."""
@@ -27,7 +28,12 @@ MOST_GRID_Y = 65535
 """Blocks of a grid in its second dimension."""
 
 MOST_VECTORS = 8
-"""Rows of x that `tiles_multiply` takes."""
+"""Rows of x that `tiles_multiply` and `trellis_multiply` take."""
+
+MOST_PAIRED = 4
+"""Rows of x of which `trellis_multiply` takes both parts at once."""
+
+TRELLIS_BITS = range(1, 9)
 
 WARPS = THREADS // 32
 STAGES, STAGE_TILES = 4, 4
@@ -95,7 +101,33 @@ def tiles_multiply(code: TileCode, dtype: torch.dtype) -> Kernel:
 
 def add_splits(dtype: torch.dtype) -> Kernel:
     """Sums of the splits of a product, in `dtype`."""
-    return Kernel("tiles_multiply.cu", "add_splits", (DTYPE_TYPES[dtype],), THREADS, 0, 64)
+    return Kernel("add_splits.cu", "add_splits", (DTYPE_TYPES[dtype],), THREADS, 0, 64)
+
+
+def trellis_decode(bits: int, dtype: torch.dtype) -> Kernel:
+    """Rotated values of `dtype`."""
+    return Kernel("trellis_decode.cu", "trellis_decode", (f"Bits<{bits}>", DTYPE_TYPES[dtype]), THREADS, 0, 64)
+
+
+def trellis_prepare() -> Kernel:
+    """Rotated x as the products take it."""
+    return Kernel("trellis_multiply.cu", "trellis_prepare", ("Float32",), THREADS, 4 * WARPS, 64)
+
+
+def trellis_multiply(bits: int) -> Kernel:
+    """Products in the rotated basis."""
+    shared_bytes = WARPS * STAGES * STAGE_TILES * 32 * bits
+    return Kernel("trellis_multiply.cu", "trellis_multiply", (f"Bits<{bits}>",), THREADS, shared_bytes, 64)
+
+
+def walsh_hadamard() -> Kernel:
+    """The power of two of a rotation, and its signs."""
+    return Kernel("rotation.cu", "walsh_hadamard", ("Float32",), THREADS, 4 * MOST_POWER, 64)
+
+
+def hartley() -> Kernel:
+    """The odd factor of a rotation."""
+    return Kernel("rotation.cu", "hartley", ("Float32",), THREADS, 0, 64)
 
 
 def kernels() -> Iterator[Kernel]:
@@ -104,6 +136,10 @@ def kernels() -> Iterator[Kernel]:
         yield tiles_decode(code, dtype)
         yield tiles_multiply(code, dtype)
     yield from map(add_splits, DTYPE_TYPES)
+    for bits in TRELLIS_BITS:
+        yield from (trellis_decode(bits, dtype) for dtype in DTYPE_TYPES)
+        yield trellis_multiply(bits)
+    yield from (trellis_prepare(), walsh_hadamard(), hartley())
 
 
 def _types_of(code: TileCode) -> tuple[str, str]:

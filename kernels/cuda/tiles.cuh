@@ -6,12 +6,9 @@
 // format is a type with `scale(scales, place, global_scale)`.
 #pragma once
 
-#include "floats.cuh"
+#include "layout.cuh"
 
 namespace tilepress {
-
-constexpr int kSide = 16;
-constexpr int kTileValues = kSide * kSide;
 
 template <int kBits_>
 struct Integer {

@@ -9,7 +9,6 @@
 
 namespace tilepress {
 
-constexpr int kDecodeThreads = 256;
 constexpr int kStripTiles = 16;
 constexpr int kLaneValues = 8;
 
@@ -28,7 +27,7 @@ TILEPRESS_DEVICE void store_lane(typename Dtype::Stored* to, const float (&value
 }
 
 template <class Code, class Scale, class Dtype>
-__global__ void __launch_bounds__(kDecodeThreads)
+__global__ void __launch_bounds__(kThreads)
     tiles_decode(const u8* codes, const u8* scales, const u8* zero_points, const float* global_scale, void* values,
                  int tiles, int groups, int group_tiles, int row_first, int row_last, int column_first, int column_last,
                  int is_aligned) {
@@ -43,7 +42,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     const int tile_first = column_first / kSide + blockIdx.x * kStripTiles;
     const int strip_tiles = min(kStripTiles, tiles - tile_first);
     const u8* from = codes + (static_cast<i64>(panel) * tiles + tile_first) * kTileBytes;
-    for (int i = threadIdx.x; i < strip_tiles * kTileBytes / 16; i += kDecodeThreads)
+    for (int i = threadIdx.x; i < strip_tiles * kTileBytes / 16; i += kThreads)
         copy_async(strip + i / (kTileBytes / 16) * kStride + i % (kTileBytes / 16) * 16, from + 16 * i);
     copies_commit();
     if constexpr (Code::kIsBook)

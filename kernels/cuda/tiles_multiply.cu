@@ -8,15 +8,10 @@
 // to 4 t + 3: the A fragment of mma.m16n8k16, in which the order of the columns is free as long as x, the B fragment,
 // has the same. Codes are exact in 16 bits; sums are scaled in float32 at the end of each group. Sums are added up in
 // the same order whatever the device does.
+#include "product.cuh"
 #include "tiles.cuh"
 
 namespace tilepress {
-
-constexpr int kMultiplyThreads = 256;
-constexpr int kWarps = kMultiplyThreads / 32;
-constexpr int kStages = 4;
-constexpr int kStageTiles = 4;
-constexpr int kMostVectors = 8;
 
 // x: [count][columns]. `is_aligned`: four neighbouring values, from column 4 i on, can be loaded at once.
 template <class Dtype>
@@ -131,47 +126,28 @@ struct Unpacker {
 };
 
 template <class Code, class Scale, class Dtype>
-__global__ void __launch_bounds__(kMultiplyThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     tiles_multiply(const typename Dtype::Stored* x, const u8* codes, const u8* scales, const u8* zero_points,
                    const float* global_scale, const typename Dtype::Stored* bias, typename Dtype::Stored* y,
                    float* partials, int count, int columns, int tiles, int groups, int group_tiles, int row_first,
                    int row_last, int is_aligned) {
     using Unpack = Unpacker<Code, Dtype>;
     constexpr int kTileBytes = 32 * Code::kBits;
-    constexpr int kStageBytes = kStageTiles * kTileBytes;
+    using Stream = TileStream<kTileBytes>;
     TILEPRESS_DYNAMIC_SHARED(shared);
 
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int panel = row_first / kSide + blockIdx.x;
-    auto& book = *reinterpret_cast<typename Unpack::Book*>(shared + kWarps * kStages * kStageBytes);
+    auto& book = *reinterpret_cast<typename Unpack::Book*>(shared + Stream::kRingBytes);
     if (threadIdx.x < 16) Unpack::fill(book, threadIdx.x);
     __syncthreads();
-
-    // This warp's run of tiles, in whole stages.
-    const int stages = (tiles + kStageTiles - 1) / kStageTiles;
-    const int workers = gridDim.y * kWarps, worker = blockIdx.y * kWarps + warp;
-    const int of_worker = (stages + workers - 1) / workers;
-    const int first = min(worker * of_worker, stages), last = min(first + of_worker, stages);
-    const int tile_last = min(last * kStageTiles, tiles);
-
-    u8* ring = shared + warp * kStages * kStageBytes;
-    const u8* of_panel = codes + static_cast<i64>(panel) * tiles * kTileBytes;
-    const auto fetch = [&](int stage) {
-        if (stage < last) {
-            const int bytes = min(kStageTiles, tiles - stage * kStageTiles) * kTileBytes;
-            for (int i = 16 * lane; i < bytes; i += 16 * 32)
-                copy_async(ring + stage % kStages * kStageBytes + i,
-                           of_panel + static_cast<i64>(stage) * kStageBytes + i);
-        }
-        copies_commit();
-    };
-    for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+    Stream stream(codes + static_cast<i64>(panel) * tiles * kTileBytes, tiles, shared);
 
     const Input<Dtype> input{x, columns, is_aligned != 0};
     Unpack unpack{&book, {}, {}};
     float totals[4] = {}, sums[4] = {}, of_rows[2];
-    int group = first * kStageTiles / group_tiles;
-    int left = (group + 1) * group_tiles - first * kStageTiles;
+    int group = stream.first * kStageTiles / group_tiles;
+    int left = (group + 1) * group_tiles - stream.first * kStageTiles;
     const auto begin_group = [&] {
         for (int half = 0; half < 2; ++half) {
             const i64 place = (static_cast<i64>(panel) * groups + group) * kSide + g + 8 * half;
@@ -188,15 +164,12 @@ __global__ void __launch_bounds__(kMultiplyThreads)
             sums[i] = 0.0f;
         }
     };
-    if (first < last) begin_group();
-    for (int stage = first; stage < last; ++stage) {
-        copies_wait<kStages - 2>();
-        __syncwarp();
-        fetch(stage + kStages - 1);
-        const u8* of_stage = ring + stage % kStages * kStageBytes;
+    if (stream.first < stream.last) begin_group();
+    for (int stage = stream.first; stage < stream.last; ++stage) {
+        const u8* of_stage = stream.stage(stage);
         for (int i = 0; i < kStageTiles; ++i) {
             const int tile = stage * kStageTiles + i;
-            if (tile >= tile_last) break;
+            if (tile >= tiles) break;
             if (left == 0) {
                 end_group();
                 ++group;
@@ -214,13 +187,9 @@ __global__ void __launch_bounds__(kMultiplyThreads)
                     if (i_a + i_b < kMostParts) Dtype::Element::mma(sums, a[i_a], b[i_b]);
         }
     }
-    if (first < last) end_group();
+    if (stream.first < stream.last) end_group();
 
-    copies_wait<0>();
-    __syncthreads();
-    auto* of_warps = reinterpret_cast<float (*)[kSide][kMostVectors]>(shared);
-    for (int i = 0; i < 4; ++i) of_warps[warp][g + i / 2 * 8][2 * t + i % 2] = totals[i];
-    __syncthreads();
+    const WarpSums& of_warps = gather_sums(totals, shared);
     const int row = threadIdx.x % kSide, vector = threadIdx.x / kSide;
     const int matrix_row = panel * kSide + row;
     if (vector >= count || matrix_row < row_first || matrix_row >= row_last) return;
@@ -233,21 +202,6 @@ __global__ void __launch_bounds__(kMultiplyThreads)
         if (bias != nullptr) total += Dtype::load(bias[matrix_row - row_first]);
         y[place] = Dtype::store(total);
     }
-}
-
-// Adds up what the splits of the columns gave: partials [splits][count][height] -> y [count][height].
-//
-// grid (values / 256), block 256
-template <class Dtype>
-__global__ void __launch_bounds__(kMultiplyThreads)
-    add_splits(const float* partials, const typename Dtype::Stored* bias, typename Dtype::Stored* y, int splits,
-               int count, int height) {
-    const int place = blockIdx.x * kMultiplyThreads + threadIdx.x;
-    if (place >= count * height) return;
-    float total = 0.0f;
-    for (int split = 0; split < splits; ++split) total += partials[static_cast<i64>(split) * count * height + place];
-    if (bias != nullptr) total += Dtype::load(bias[place % height]);
-    y[place] = Dtype::store(total);
 }
 
 }  // namespace tilepress

@@ -27,6 +27,12 @@ TILE_SPECS = (
 )
 """Every code of tiles, with groups of one tile, of several, and of a whole row."""
 
+TRELLIS_SPECS = (
+    *(f"trellis:bits={bits},window=12,effort=fast" for bits in (1, 2, 3, 4, 6, 8)),
+    "trellis:bits=4,window=16,rotate=columns,effort=fast",
+    "trellis:bits=3,window=14,rotate=none,effort=fast",
+)
+
 SHAPES = ((1, 1), (16, 16), (17, 33), (40, 576), (31, 101))
 MORE_SHAPES = ((1, 40), (40, 1), (3, 5, 24), (50,), (16, 1536), (130, 255), (67, 1000))
 

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def why_not() -> str:
     return "" if shutil.which("g++") else "the emulator of CUDA threads needs g++"
 
 
+MODES = {"": FAST, "address": ADDRESS, "thread": THREAD}
+
+
 class LaunchError(Exception):
     """What the emulator found: a barrier that not all reach, a misaligned copy, ..."""
 
@@ -64,25 +68,27 @@ class Emulator:
     """Kernels that run on the CPU, launched as `kernels.cuda.launch` launches them on a GPU.
 
     Attributes:
-        kernels: those that can be launched.
-        mode: how they are compiled.
-        defines: preprocessor symbols, for planted mistakes.
+        kernels: those that can be launched, of which the environment may choose some.
+        mode: how they are compiled; as the environment says.
+        sources: the folder that they are in; as the environment says, where mistakes have been planted.
         order, seed: of the threads.
-        orders_blocks: False makes the blocks of a grid concurrent for ThreadSanitizer.
+        orders_blocks: False makes the blocks of a grid concurrent for ThreadSanitizer; as the environment says.
         multiprocessors: how many the emulated GPU has.
         launched: kernels that have been launched.
     """
 
     kernels: Sequence[Kernel]
-    mode: Mode = FAST
-    sources: Path = SOURCES
+    mode: Mode = MODES[os.environ.get("TILEPRESS_EMULATOR", "")]
+    sources: Path = Path(os.environ.get("TILEPRESS_EMULATOR_SOURCES", SOURCES))
     order: Order = Order.SHUFFLED
     seed: int = 0
-    orders_blocks: bool = True
+    orders_blocks: bool = os.environ.get("TILEPRESS_EMULATOR_BLOCKS") != "concurrent"
     multiprocessors: int = 4
     launched: set[Kernel] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        chosen = re.compile(os.environ.get("TILEPRESS_EMULATOR_KERNELS", ""))
+        self.kernels = [kernel for kernel in self.kernels if chosen.search(kernel.label)]
         self._library = ctypes.CDLL(str(build(self.kernels, self.mode, self.sources)))
         self._library.emulator_launch.restype = ctypes.c_char_p
         self._index = {kernel: index for index, kernel in enumerate(self.kernels)}

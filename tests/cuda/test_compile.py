@@ -6,6 +6,7 @@ import re
 from itertools import groupby
 
 import pytest
+import torch
 
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.registry import ARCHITECTURES, CUPY_OPTIONS, OPTIONS, Kernel
@@ -24,6 +25,8 @@ SOME = [
         "tiles_decode<E2m1, E4m3Scale, Float32>",
         "tiles_multiply<Integer<4>, Bfloat16Scale, Bfloat16>",
         "tiles_multiply<Nf4, Bfloat16Scale, Float32>",
+        "trellis_multiply<Bits<3>>",
+        "walsh_hadamard<Float32>",
     )
 ]
 
@@ -93,11 +96,11 @@ def test_every_kernel_compiles_without_spills(architecture: str) -> None:
 @needs_nvrtc
 @pytest.mark.skipif(bool(sass.why_not()), reason=sass.why_not())
 def test_products_use_tensor_cores_and_copies_of_128_bits() -> None:
-    kernel = registry.tiles_multiply(registry.TILE_CODES[2], next(iter(registry.DTYPE_TYPES)))
-    ((_, cubin),) = compiled([kernel], "sm_90").values()
-    text = sass.disassembled(cubin)
-    assert "HMMA.16816.F32.BF16" in text
-    assert re.search(r"LDGSTS\.E\.BYPASS\.128", text)
+    products = registry.tiles_multiply(registry.TILE_CODES[2], torch.bfloat16), registry.trellis_multiply(4)
+    for (_, cubin), dtype in zip(compiled(list(products), "sm_90").values(), ("F32.BF16", "F32"), strict=True):
+        text = sass.disassembled(cubin)
+        assert re.search(rf"HMMA\.16816\.{re.escape(dtype)} ", text)
+        assert "LDGSTS.E.BYPASS.128" in text
 
 
 @needs_nvrtc

@@ -14,6 +14,7 @@ from .cases import (
     MORE_SHAPES,
     SHAPES,
     TILE_SPECS,
+    TRELLIS_SPECS,
     are_same,
     encoded_values,
     excess,
@@ -52,6 +53,21 @@ def test_products_are_those_of_the_reference(spec: str) -> None:
                 x = values((count, encoded.columns), dtype, seed=count)
                 found = matmul(x.cuda(), encoded.to("cuda"), bias.cuda())
                 assert excess(found.cpu(), x, weight, bias, before) <= 0, (shape, dtype, count)
+
+
+@pytest.mark.parametrize("spec", TRELLIS_SPECS)
+def test_trellis_codes_are_decoded_and_multiplied_as_on_the_cpu(spec: str) -> None:
+    for shape in ((17, 33), (96, 144), (576, 1536)):
+        encoded = encoded_values(spec, shape)
+        weight = reference(encoded, torch.float32)
+        for dtype in DTYPE_LIST:
+            assert are_same(decode(encoded.to("cuda"), dtype=dtype).cpu(), weight.to(dtype)), (shape, dtype)
+            for count in (1, 4, 5, 8, 20):
+                x = values((count, shape[1]), dtype, seed=count)
+                found, wanted = matmul(x.cuda(), encoded.to("cuda")).cpu().double(), x.double() @ weight.double().T
+                before = 2e-6 if count <= 8 else max(2e-6, torch.finfo(dtype).eps)
+                terms = x.double().norm(dim=-1, keepdim=True) * weight.double().norm(dim=-1).max()
+                assert ((found - wanted).abs() <= torch.finfo(dtype).eps * wanted.abs() + before * terms).all()
 
 
 def test_work_on_a_stream_of_ones_own_is_ordered() -> None:

@@ -84,6 +84,16 @@ def test_without_a_driver_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) 
         CupyLauncher(0)
 
 
+def test_doctor_says_what_becomes_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_cupy(monkeypatch)
+    assert "needs CuPy" in launch.state()
+    monkeypatch.setattr(launch, "is_installed", lambda: True)
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy())
+    for capability, said in (((9, 0), "sm_90, which the tests compile for"), ((8, 9), "sm_89, which no test")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert said in launch.state()
+
+
 def test_kernels_are_launched_on_pytorchs_stream_and_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = FakeCupy()
     monkeypatch.setattr(launch, "is_installed", lambda: True)

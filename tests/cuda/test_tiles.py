@@ -18,7 +18,7 @@ from .emulation import Emulator, LaunchError, Order
 
 pytestmark = pytest.mark.skipif(bool(emulation.why_not()), reason=emulation.why_not())
 
-ALL = [kernel for kernel in registry.kernels() if kernel.source.startswith("tiles")]
+ALL = [kernel for kernel in registry.kernels() if kernel.source.startswith(("tiles", "add_splits"))]
 SOME = cases.some_of(ALL)
 
 

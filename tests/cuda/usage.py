@@ -49,6 +49,8 @@ def _compiled(every: Iterable[Kernel]) -> dict[str, Row]:
             options = (*OPTIONS, *CUPY_OPTIONS)
             usages.append(nvrtc.compile_kernels(source_text(source), expressions, architecture, options).usage)
         for kernel in members:
+            if any(usage[kernel.expression].spill_bytes for usage in usages):
+                print(f"{kernel.label} spills", flush=True)
             registers = tuple(usage[kernel.expression].registers for usage in usages)
             rows[kernel.label] = kernel.shared_bytes, registers
     return rows

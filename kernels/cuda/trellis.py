@@ -1,0 +1,296 @@
+"""The operators of trellis codes on a GPU: `tilepress::trellis_decode` and `tilepress::trellis_matmul`.
+
+As on the CPU, a product rotates x, multiplies by the codes in the rotated basis, and rotates the result back. One to
+eight rows of x are multiplied as the codes are decoded; for more, blocks of the rotated weight are decoded and left to
+PyTorch's matmul.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from tilepress.kernels.cpu.trellis import weight_of
+from tilepress.kernels.cuda import registry
+from tilepress.kernels.cuda.launch import Float, Int, Launcher, Long, Pointer, launcher
+from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, splits_of
+from tilepress.kernels.encoded import PANEL_ROWS, Encoded
+from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout.rotation import hartley, rotation_of
+
+
+class Trellis(NamedTuple):
+    """The parts and parameters of a weight, as the operators take them."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    column_signs: torch.Tensor | None
+    row_signs: torch.Tensor | None
+    bits: int
+    window: int
+
+    @property
+    def panels(self) -> int:
+        """Panels of 16 rows."""
+        return self.codes.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns in whole tiles."""
+        return self.codes.shape[1] * PANEL_ROWS
+
+
+def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
+    """Values of the range in `dtype`, bit-identical with the reference."""
+    return torch.ops.tilepress.trellis_decode(  # type: ignore[no-any-return]
+        *weight_of(encoded), rows.start, rows.stop, columns.start, columns.stop, dtype
+    )
+
+
+def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
+    """`x @ weight[rows].T + bias`, accumulated in float32."""
+    return torch.ops.tilepress.trellis_matmul(  # type: ignore[no-any-return]
+        x, *weight_of(encoded), bias, rows.start, rows.stop
+    )
+
+
+def decode_on(
+    device: Launcher, weight: Trellis, rows: tuple[int, int], columns: tuple[int, int], dtype: torch.dtype
+) -> torch.Tensor:
+    """Values of a range, `dtype` [rows, columns].
+
+    Raises:
+        CodecError: parts that don't fit each other or the range.
+    """
+    _check(weight, rows)
+    if not 0 <= columns[0] <= columns[1] <= weight.width:
+        raise CodecError(f"there are no columns {columns[0]} to {columns[1]} in {weight.width}")
+    first, last = _panels(weight, rows)
+    values = _decode_rotated(device, weight, (first, last), torch.float32)
+    if weight.row_signs is not None:
+        signs = weight.row_signs[2 * first : 2 * last]
+        values = _rotate(device, values, signs, weight.panels, over_rows=True, back=True)
+    if weight.column_signs is not None:
+        values = _rotate(device, values, weight.column_signs, weight.codes.shape[1], back=True)
+    skipped = first * PANEL_ROWS
+    return values[rows[0] - skipped : rows[1] - skipped, columns[0] : columns[1]].to(dtype).contiguous()
+
+
+def matmul_on(
+    device: Launcher, x: torch.Tensor, weight: Trellis, bias: torch.Tensor | None, rows: tuple[int, int]
+) -> torch.Tensor:
+    """`x @ weight[rows].T + bias`: [..., columns] -> [..., rows] in the dtype of x.
+
+    Raises:
+        CodecError: parts or a bias that don't fit.
+    """
+    _check(weight, rows)
+    require_on(weight.codes, "x", x)
+    batch, columns, width = x.shape[:-1], x.shape[-1], weight.width
+    count = batch.numel()
+    if not width - PANEL_ROWS < columns <= width and columns:
+        raise CodecError(f"x has {columns} columns, the codes of the weight {width}")
+    first, last = _panels(weight, rows)
+    rotated = torch.zeros((count, width), dtype=torch.float32, device=x.device)
+    rotated[:, :columns] = x.reshape(count, columns)
+    if weight.column_signs is not None:
+        rotated = _rotate(device, rotated, weight.column_signs, weight.codes.shape[1])
+    if count > registry.MOST_VECTORS:
+        y = matmul_by_blocks(
+            rotated.to(x.dtype),
+            lambda piece: _decode_rotated(device, weight, (piece[0] // PANEL_ROWS, piece[1] // PANEL_ROWS), x.dtype),
+            None,
+            (first * PANEL_ROWS, last * PANEL_ROWS),
+        ).float()
+    else:
+        y = _multiply(device, rotated, weight, (first, last))
+    if weight.row_signs is not None:
+        y = _rotate(device, y, weight.row_signs[2 * first : 2 * last], weight.panels, back=True)
+    y = y[:, rows[0] - first * PANEL_ROWS : rows[1] - first * PANEL_ROWS]
+    if bias is not None:
+        require_on(weight.codes, "the bias", bias)
+        if bias.shape != y.shape[1:]:
+            raise CodecError(f"a bias of shape {tuple(bias.shape)} does not fit {y.shape[1]} rows")
+        y = y + bias
+    return y.to(x.dtype).reshape(*batch, rows[1] - rows[0]).contiguous()
+
+
+def _multiply(device: Launcher, x: torch.Tensor, weight: Trellis, panels: tuple[int, int]) -> torch.Tensor:
+    """x [count, width] in float32, rotated -> [count, rows of the panels], in the rotated basis."""
+    count, tiles, height = len(x), weight.codes.shape[1], (panels[1] - panels[0]) * PANEL_ROWS
+    splits = splits_of(panels[1] - panels[0], -(-tiles // registry.STAGE_TILES), device.multiprocessors)
+    y = x.new_empty((splits, count, height))
+    if not y.numel():
+        return y[0]
+    sets = 1 if count <= registry.MOST_PAIRED else 2
+    prepared = x.new_empty((sets, tiles, 64), dtype=torch.int32)
+    unscale = x.new_empty(count)
+    device.launch(
+        registry.trellis_prepare(),
+        (count, 1),
+        (Pointer(x), Pointer(prepared), Pointer(unscale), Int(count), Int(tiles)),
+    )
+    codes, scales = weight.codes[panels[0] :], weight.scales[panels[0] :]
+    device.launch(
+        registry.trellis_multiply(weight.bits),
+        (panels[1] - panels[0], splits),
+        (
+            *map(Pointer, (prepared, unscale, codes, scales, y)),
+            *map(Int, (count, tiles, weight.window)),
+        ),
+    )
+    if splits == 1:
+        return y[0]
+    total = torch.empty_like(y[0])
+    device.launch(
+        registry.add_splits(torch.float32),
+        (-(-total.numel() // registry.THREADS), 1),
+        (Pointer(y), Pointer(None), Pointer(total), Int(splits), Int(count), Int(height)),
+    )
+    return total
+
+
+def _decode_rotated(device: Launcher, weight: Trellis, panels: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Values of whole panels before they are rotated back."""
+    tiles = weight.codes.shape[1]
+    values = weight.codes.new_empty(((panels[1] - panels[0]) * PANEL_ROWS, weight.width), dtype=dtype)
+    for first in range(panels[0], panels[1] if tiles else panels[0], registry.MOST_GRID_Y):
+        last = min(first + registry.MOST_GRID_Y, panels[1])
+        place = values[(first - panels[0]) * PANEL_ROWS :]
+        device.launch(
+            registry.trellis_decode(weight.bits, dtype),
+            (-(-tiles // registry.WARPS), last - first),
+            (
+                *map(Pointer, (weight.codes[first:], weight.scales[first:], place)),
+                *map(Int, (tiles, weight.window)),
+            ),
+        )
+    return values
+
+
+def _rotate(
+    device: Launcher,
+    values: torch.Tensor,
+    signs: torch.Tensor,
+    panels: int,
+    *,
+    over_rows: bool = False,
+    back: bool = False,
+) -> torch.Tensor:
+    """Rotate whole blocks of a side that has `panels` times 16 values in all; may overwrite `values`."""
+    odd, power = rotation_of(panels * PANEL_ROWS)
+    rows, columns = values.shape
+    length, lines = (rows, columns) if over_rows else (columns, rows)
+    strides = (Long(columns), Long(1)) if over_rows else (Long(1), Long(columns))
+    if not values.numel():
+        return values
+    scale = float(torch.tensor(1.0 / math.sqrt(power), dtype=torch.float32))
+    pieces = length // power
+    device.launch(
+        registry.walsh_hadamard(),
+        (lines * pieces, 1),
+        (
+            *map(Pointer, (values, signs)),
+            *map(Int, (pieces, power)),
+            Float(scale),
+            *strides,
+            *map(Int, (not back, back and odd == 1)),
+        ),
+    )
+    if odd == 1:
+        return values
+    mixed, table, blocks = torch.empty_like(values), _table(odd, values.device), pieces // odd
+    device.launch(
+        registry.hartley(),
+        (lines * blocks * -(-power // registry.THREADS), 1),
+        (
+            *map(Pointer, (values, mixed, table, signs)),
+            *map(Int, (blocks, odd, power)),
+            *strides,
+            Int(back),
+        ),
+    )
+    return mixed
+
+
+_tables: dict[tuple[int, torch.device], torch.Tensor] = {}
+
+
+def _table(odd: int, device: torch.device) -> torch.Tensor:
+    """The Hartley matrix on a device, where it stays: a copy for each call would be no part of a CUDA graph."""
+    key = odd, device
+    if key not in _tables:
+        _tables[key] = hartley(odd).to(device)
+    return _tables[key]
+
+
+def _panels(weight: Trellis, rows: tuple[int, int]) -> tuple[int, int]:
+    """Panels that rows depend on: those that hold them, or, of rotated rows, their blocks."""
+    unit = rotation_of(weight.panels * PANEL_ROWS).block if weight.row_signs is not None else PANEL_ROWS
+    return rows[0] // unit * unit // PANEL_ROWS, -(-rows[1] // unit) * unit // PANEL_ROWS
+
+
+def _check(weight: Trellis, rows: tuple[int, int]) -> None:
+    """Raise `CodecError` unless kernels may read these parts."""
+    codes = weight.codes
+    if codes.dtype != torch.uint8 or codes.ndim != 3 or codes.shape[2] != 32 * weight.bits:
+        raise CodecError(f"the codes are not tiles of {weight.bits} bits a weight")
+    if not 12 <= weight.window <= 16:
+        raise CodecError(f"a window of {weight.window} bits is not within 12..16")
+    wanted = (
+        ("codes", codes, torch.uint8, tuple(codes.shape)),
+        ("scales", weight.scales, torch.bfloat16, (weight.panels, PANEL_ROWS)),
+        ("column_signs", weight.column_signs, torch.uint8, (2 * codes.shape[1],)),
+        ("row_signs", weight.row_signs, torch.uint8, (2 * weight.panels,)),
+    )
+    for name, part, dtype, shape in wanted:
+        if part is None:
+            continue
+        require_on(codes, f"the part {name}", part)
+        if part.dtype != dtype or not part.is_contiguous() or tuple(part.shape) != shape:
+            raise CodecError(f"the part {name} is no contiguous {dtype} of shape {shape}")
+    if codes.data_ptr() % 16:
+        raise CodecError("the part codes does not begin at a multiple of 16 bytes")
+    if not 0 <= rows[0] <= rows[1] <= weight.panels * PANEL_ROWS:
+        raise CodecError(f"there are no rows {rows[0]} to {rows[1]} in {weight.panels} panels")
+
+
+def _decode(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    column_signs: torch.Tensor | None,
+    row_signs: torch.Tensor | None,
+    bits: int,
+    window: int,
+    row_first: int,
+    row_last: int,
+    column_first: int,
+    column_last: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    weight = Trellis(codes, scales, column_signs, row_signs, bits, window)
+    return decode_on(launcher(codes.device), weight, (row_first, row_last), (column_first, column_last), dtype)
+
+
+def _matmul(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    column_signs: torch.Tensor | None,
+    row_signs: torch.Tensor | None,
+    bits: int,
+    window: int,
+    bias: torch.Tensor | None,
+    row_first: int,
+    row_last: int,
+) -> torch.Tensor:
+    weight = Trellis(codes, scales, column_signs, row_signs, bits, window)
+    return matmul_on(launcher(x.device), x, weight, bias, (row_first, row_last))
+
+
+# The operators themselves, with their fakes, are defined beside the cpu kernels.
+_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
+_LIBRARY.impl("trellis_decode", _decode, "CUDA")
+_LIBRARY.impl("trellis_matmul", _matmul, "CUDA")

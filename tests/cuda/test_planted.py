@@ -1,0 +1,169 @@
+"""Mistakes planted in the kernels, which the tests of this folder have to find; and the kernels under sanitizers.
+
+A mistake is a change of one piece of a source. The tests run in a process of their own, on the changed sources.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tilepress.kernels.cuda.source import FOLDER
+
+from . import cases, emulation
+
+ROOT = Path(__file__).parents[2]
+SUPPRESSIONS = ROOT / "tests" / "sanitizers" / "thread.suppressions"
+TILES, TRELLIS = "tests/cuda/test_tiles.py", "tests/cuda/test_trellis.py"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(emulation.why_not()), reason=emulation.why_not()),
+]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`right` in `source` becomes `wrong`; the test `chosen` then says `finding`."""
+
+    source: str
+    right: str
+    wrong: str
+    finding: str
+    chosen: str
+    mode: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+KERNELS = "Integer<4>|Bits<4>|add_splits|walsh_hadamard|hartley|trellis_prepare"
+"""Those that the chosen cases launch; all others need not be compiled."""
+
+DECODE = f"{TILES}::test_decoding_is_bit_identical_with_the_reference[int:bits=4,group=64]"
+PRODUCTS = f"{TILES}::test_products_are_those_of_the_reference[int:bits=4,group=64]"
+TRELLIS_DECODE = f"{TRELLIS}::test_decoding_is_bit_identical_with_the_reference[{cases.TRELLIS_SPECS[6]}]"
+TRELLIS_PRODUCTS = f"{TRELLIS}::test_products_are_those_of_the_reference[{cases.TRELLIS_SPECS[6]}]"
+ROWS = f"{TILES}::test_a_range_of_rows_gives_that_range_of_products"
+MISTAKES = {
+    "no barrier between writing and reading": Mistake(
+        "tiles_decode.cu", "copies_wait<0>();\n    __syncthreads();", "copies_wait<0>();", "AssertionError", DECODE
+    ),
+    "no barrier between reading and writing": Mistake(
+        "rotation.cu",
+        "        __syncthreads();\n        for (int i = threadIdx.x; i < power / 2",
+        "        if (half < 2) __syncthreads();\n        for (int i = threadIdx.x; i < power / 2",
+        "AssertionError",
+        TRELLIS_DECODE,
+    ),
+    "no barrier before shared memory gets another use": Mistake(
+        "product.cuh",
+        "copies_wait<0>();\n    __syncthreads();",
+        "copies_wait<0>();",
+        "data race",
+        PRODUCTS,
+        mode="thread",
+    ),
+    "no wait for a copy": Mistake(
+        "product.cuh", "copies_wait<kStages - 2>();", "copies_wait<kStages>();", "AssertionError", PRODUCTS
+    ),
+    "no barrier after the wait for a copy": Mistake(
+        "product.cuh", "kStages - 2>();\n        __syncwarp();", "kStages - 2>();", "AssertionError", PRODUCTS
+    ),
+    "a barrier that not all reach": Mistake(
+        "tiles_decode.cu",
+        "    copies_wait<0>();\n    __syncthreads();",
+        "    copies_wait<0>();\n    if (threadIdx.x < 200) __syncthreads();",
+        "has returned",
+        DECODE,
+    ),
+    "a copy to an address that is no multiple of 16": Mistake(
+        "tiles_decode.cu", "kTileBytes + 16;", "kTileBytes + 8;", "multiple of 16", DECODE
+    ),
+    "a lane too few in a warp's exchange": Mistake(
+        "trellis_multiply.cu",
+        "__shfl_xor_sync(0xffffffffu, largest",
+        "__shfl_xor_sync(0x7fffffffu, largest",
+        "mask",
+        TRELLIS_PRODUCTS,
+    ),
+    "subnormal numbers are flushed": Mistake(
+        "tiles_decode.cu",
+        "multiply(subtract(Code::value(code), zero), scale)",
+        "(Code::value(code) - zero) * scale",
+        "AssertionError",
+        DECODE,
+    ),
+    "shared memory is read past its end": Mistake(
+        "tiles_multiply.cu",
+        "of_warps[i][row][vector];",
+        "of_warps[i + (vector == 0 ? 64 : 0)][row][vector];",
+        "heap-buffer-overflow",
+        PRODUCTS,
+        mode="address",
+    ),
+    "global memory is written past its end": Mistake(
+        "tiles_multiply.cu", " || matrix_row >= row_last) return;", ") return;", "heap-buffer-overflow", PRODUCTS,
+        mode="address",
+    ),
+    "two blocks write the same": Mistake(
+        "tiles_multiply.cu",
+        "y[place] = Dtype::store(total);\n",
+        "y[place] = Dtype::store(total);\n        y[0] = Dtype::store(total);\n",
+        "data race",
+        ROWS,
+        mode="thread",
+        settings={"TILEPRESS_EMULATOR_BLOCKS": "concurrent"},
+    ),
+}  # fmt: skip
+
+
+def library(name: str) -> str:
+    command = ["g++", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def watched(mode: str, arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run tests of this folder, on kernels that were compiled in a mode."""
+    environment = {**os.environ, **settings, "TILEPRESS_EMULATOR": mode}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--capture=sys", *arguments]
+    if mode:
+        name = {"address": "libasan.so", "thread": "libtsan.so"}[mode]
+        if not Path(library(name)).is_absolute():
+            pytest.skip(f"the compiler has no {name}")
+        environment |= {
+            "LD_PRELOAD": f"{library(name)} {library('libstdc++.so.6')}",
+            "PYTHONMALLOC": "malloc",
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "TSAN_OPTIONS": f"halt_on_error=1:report_thread_leaks=0:suppressions={SUPPRESSIONS}",
+        }
+    if mode == "thread":
+        command = ["setarch", platform.machine(), "-R", *command]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_planted_mistake_is_found(name: str, tmp_path: Path) -> None:
+    mistake, folder = MISTAKES[name], tmp_path / "kernels"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    text = (folder / mistake.source).read_text()
+    assert text.count(mistake.right) == 1
+    (folder / mistake.source).write_text(text.replace(mistake.right, mistake.wrong))
+    settings = {"TILEPRESS_EMULATOR_SOURCES": str(folder), "TILEPRESS_EMULATOR_KERNELS": KERNELS, **mistake.settings}
+    done = watched(mistake.mode, [mistake.chosen], settings)
+    assert done.returncode != 0, done.stdout[-5000:]
+    assert mistake.finding in done.stdout, done.stdout[-5000:]
+
+
+@pytest.mark.parametrize("blocks", ("ordered", "concurrent"))
+@pytest.mark.parametrize("mode", ("address", "thread"))
+def test_kernels_are_clean_under_sanitizers(mode: str, blocks: str) -> None:
+    done = watched(mode, ["-m", "not slow", TILES, TRELLIS], {"TILEPRESS_EMULATOR_BLOCKS": blocks})
+    assert done.returncode == 0, done.stdout[-10_000:]

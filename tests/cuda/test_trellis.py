@@ -1,0 +1,157 @@
+"""The CUDA kernels of trellis codes and rotations, executed on the CPU from their own source, against the reference."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from tilepress.compress.codecs import encode
+from tilepress.kernels import CodecError, Encoded, parse_spec
+from tilepress.kernels.cpu.trellis import weight_of
+from tilepress.kernels.cuda import registry, trellis
+from tilepress.kernels.cuda.trellis import Trellis
+from tilepress.kernels.layout.trellis import TrellisParams
+
+from . import cases, emulation
+from .cases import DTYPE_LIST, are_same, reference
+from .emulation import Emulator, Order
+
+pytestmark = pytest.mark.skipif(bool(emulation.why_not()), reason=emulation.why_not())
+
+ALL = [kernel for kernel in registry.kernels() if kernel.source.startswith(("trellis", "rotation"))]
+ALL.append(registry.add_splits(torch.float32))
+SHAPES = ((17, 33), (1, 1), (40, 300), (96, 144), (16, 2100))
+
+
+@cache
+def emulator() -> Emulator:
+    return Emulator(ALL)
+
+
+def random_codes(spec: str, shape: tuple[int, int], seed: int = 0) -> Encoded:
+    """Any bytes are codes: what an encoder would write is not needed here. Scales are those of weights."""
+    params = parse_spec(spec)
+    generator = torch.Generator().manual_seed(seed)
+    parts = {
+        name: torch.randint(0, 256, part.shape, dtype=torch.uint8, generator=generator)
+        if part.dtype == torch.uint8
+        else (torch.rand(part.shape, generator=generator) * 1e-3).to(part.dtype)
+        for name, part in params.part_specs(shape, torch.float32).items()
+    }
+    return Encoded(params, shape, torch.float32, parts)
+
+
+def decode(
+    device: Emulator, encoded: Encoded, dtype: torch.dtype, rows: range | None = None, columns: range | None = None
+) -> torch.Tensor:
+    rows, columns = rows or range(encoded.rows), columns or range(encoded.columns)
+    piece = (rows.start, rows.stop), (columns.start, columns.stop)
+    return trellis.decode_on(device, Trellis(*weight_of(encoded)), *piece, dtype)
+
+
+def matmul(
+    device: Emulator, x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None = None, rows: range | None = None
+) -> torch.Tensor:
+    rows = rows or range(encoded.rows)
+    return trellis.matmul_on(device, x, Trellis(*weight_of(encoded)), bias, (rows.start, rows.stop))
+
+
+def excess(
+    found: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, before: float = 2e-6
+) -> float:
+    """As of `cases`, but rotation spreads errors, so that they are relative to norms."""
+    wanted, terms = (
+        x.double() @ weight.double().T,
+        x.double().norm(dim=-1, keepdim=True) * weight.double().norm(dim=-1).max(),
+    )
+    if bias is not None:
+        wanted = wanted + bias.double()
+    allowed = torch.finfo(x.dtype).eps * wanted.abs() + before * terms + torch.finfo(x.dtype).tiny
+    return float(((found.double() - wanted).abs() - allowed).max())
+
+
+@pytest.mark.parametrize("spec", cases.TRELLIS_SPECS)
+def test_decoding_is_bit_identical_with_the_reference(spec: str) -> None:
+    for seed, shape in enumerate(SHAPES):
+        encoded = random_codes(spec, shape, seed)
+        assert are_same(decode(emulator(), encoded, DTYPE_LIST[seed % 3]), reference(encoded, DTYPE_LIST[seed % 3])), (
+            shape
+        )
+    rows, columns = range(5, 61), range(3, 130)
+    found = decode(emulator(), encoded := random_codes(spec, (96, 144)), torch.float32, rows, columns)
+    assert are_same(found, reference(encoded, torch.float32, rows, columns))
+
+
+def test_what_an_encoder_wrote_is_decoded() -> None:
+    encoded = encode(cases.values((48, 80)), "trellis:bits=2,window=12,effort=fast")
+    assert are_same(decode(emulator(), encoded, torch.float32), reference(encoded, torch.float32))
+
+
+@pytest.mark.parametrize("spec", cases.TRELLIS_SPECS)
+def test_products_are_those_of_the_reference(spec: str) -> None:
+    for seed, shape in enumerate(SHAPES):
+        encoded = random_codes(spec, shape, seed)
+        weight = reference(encoded, torch.float32)
+        for count in (1, 4, 5, 8):
+            dtype = DTYPE_LIST[(seed + count) % 3]
+            x, bias = cases.values((count, shape[1]), dtype, seed=count), cases.values((shape[0],), dtype, seed=9)
+            assert excess(matmul(emulator(), x, encoded), x, weight) <= 0, (shape, count, dtype)
+            assert excess(matmul(emulator(), x, encoded, bias), x, weight, bias) <= 0, (shape, count, dtype)
+
+
+@pytest.mark.parametrize("factor", (1e-42, 1e-30, 1e30))
+def test_products_do_not_depend_on_the_size_of_x(factor: float) -> None:
+    encoded = random_codes("trellis:bits=4,rotate=none", (16, 64))
+    x = cases.values((2, 64)) * factor
+    wanted = x.double() @ reference(encoded, torch.float64).T
+    found = matmul(emulator(), x, encoded).double()
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-37
+
+
+def test_many_rows_of_x_are_multiplied_by_blocks_of_decoded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilepress.kernels.cuda.panels.BLOCK_VALUES", 16 * 144)
+    encoded = random_codes("trellis:bits=4", (96, 144))
+    for dtype in DTYPE_LIST:
+        x = cases.values((9, 144), dtype)
+        before = max(2e-6, torch.finfo(dtype).eps)
+        assert excess(matmul(emulator(), x, encoded), x, reference(encoded, torch.float32), before=before) <= 0
+
+
+def test_ranges_of_rows_and_empty_tensors() -> None:
+    encoded = random_codes("trellis:bits=4", (96, 144))
+    x = cases.values((2, 144))
+    assert torch.equal(matmul(emulator(), x, encoded, rows=range(5, 50)), matmul(emulator(), x, encoded)[:, 5:50])
+    assert matmul(emulator(), x[:0], encoded).shape == (0, 96)
+    assert matmul(emulator(), x[0], encoded).shape == (96,)
+
+
+@pytest.mark.parametrize("part", ("codes", "scales", "column_signs", "row_signs"))
+def test_parts_that_do_not_fit_are_refused(part: str) -> None:
+    encoded = random_codes("trellis:bits=4", (96, 144))
+    for spoilt in (encoded.parts[part][:-1], encoded.parts[part].to(torch.int16), encoded.parts[part][None]):
+        other = Encoded(encoded.params, encoded.shape, encoded.dtype, {**encoded.parts, part: spoilt})
+        with pytest.raises(CodecError):
+            decode(emulator(), other, torch.float32)
+        with pytest.raises(CodecError):
+            matmul(emulator(), torch.zeros(1, 144), other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("bits", registry.TRELLIS_BITS)
+def test_every_kernel_gives_the_same_in_every_order_of_threads(bits: int, order: Order) -> None:
+    device = emulator()
+    for seed in range(3 if order >= Order.SHUFFLED else 1):
+        device.order, device.seed = order, seed
+        for window in range(12, 17):
+            encoded = random_codes(f"trellis:bits={bits},window={window}", (96, 1040), seed)
+            assert isinstance(encoded.params, TrellisParams)
+            weight = reference(encoded, torch.float32)
+            for dtype in DTYPE_LIST:
+                assert are_same(decode(device, encoded, dtype), weight.to(dtype))
+                for count in (1, 3, 8, 9):
+                    x = cases.values((count, 1040), dtype, seed=count)
+                    before = max(2e-6, torch.finfo(dtype).eps) if count > 8 else 2e-6
+                    assert excess(matmul(device, x, encoded), x, weight, before=before) <= 0
