@@ -191,7 +191,7 @@ class Bench:
             "is_calibrated": point.is_calibrated,
             "shares_statistics": point.is_calibrated and point.shares_statistics,
             "bits_per_weight": made.bits_per_weight,
-            "seconds": round(seconds, 1),
+            "seconds": None if point.peer else round(seconds, 1),  # peers code while they are judged
             **asdict(accuracy),
         }
         shutil.rmtree(self._folder / "container", ignore_errors=True)
@@ -295,7 +295,8 @@ def main() -> None:
         figures = bench.figures[point.name]
         print(
             f"{point.name}: {figures['bits_per_weight']:.3f} bits per weight, KL {figures['kl_mean']:.5f}, "
-            f"top-1 {figures['top1']:.3f}, {figures['seconds']:.0f} s",
+            f"top-1 {figures['top1']:.3f}"
+            + (f", {figures['seconds']:.0f} s" if figures["seconds"] is not None else ""),
             flush=True,
         )
     if not bench.figures or options.list:

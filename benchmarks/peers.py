@@ -36,7 +36,7 @@ class Made:
 def gptq(
     checkpoint: Checkpoint, statistics: Mapping[str, Statistics], bits: int, group: int, outside: str | None = None
 ) -> Made:
-    """Frantar et al. 2022, algorithm 1: symmetric groups scaled by their largest magnitude, columns in order.
+    """Frantar et al. 2022, algorithm 1, columns in order, groups symmetric: the largest magnitude is 2^(bits-1) - 1/2.
 
     What has no statistics, such as embeddings, is rounded to the same integers.
 
@@ -72,7 +72,7 @@ def gptq_matrix(weight: torch.Tensor, moments: torch.Tensor, bits: int, group: i
     for first in range(0, columns, group):
         last = min(first + group, columns)
         errors = torch.empty(len(weight), last - first)
-        scale = (weight[:, first:last].abs().amax(1) / (half - 1)).half().float().clamp_(min=1e-8)
+        scale = (weight[:, first:last].abs().amax(1) / (half - 0.5)).half().float().clamp_(min=1e-8)
         for j in range(first, last):
             coded[:, j] = scale * (weight[:, j] / scale).round().clamp(-half, half - 1)
             errors[:, j - first] = (weight[:, j] - coded[:, j]) / upper[j, j]
