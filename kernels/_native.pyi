@@ -6,6 +6,46 @@ Buffer: TypeAlias = tuple[int, int]
 
 MOST_VECTORS: int
 
+class KvCache:
+    """A compressed KV cache."""
+
+    def __init__(
+        self,
+        code: str,
+        bits: int,
+        group: int,
+        sequences: int,
+        heads: int,
+        key_size: int,
+        value_size: int,
+        blocks: list[Buffer],
+        window_keys: Buffer,
+        window_values: Buffer,
+        room: int,
+        window_tokens: int,
+        dtype: str,
+    ) -> None: ...
+
+def attention_attend(
+    instruction_set: str,
+    cache: KvCache,
+    query: Buffer,
+    result: Buffer,
+    dtype: str,
+    heads: int,
+    queries: int,
+    scaling: float,
+    softcap: float,
+    is_causal: bool,
+    window: int,
+    slopes: Buffer,
+    sinks: Buffer,
+    bias: Buffer,
+    bias_steps: tuple[int, int, int],
+    threads: int,
+) -> None:
+    """Attend to the cache; write to `result`. Raises ValueError when a length doesn't fit."""
+
 def difference(truth: Buffer, found: Buffer, dtype: str) -> tuple[float, float, float]:
     """Largest magnitude and sum of squares of the differences, and sum of squares of the true values, in float64.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
+from typing import Any
 
 import torch
 
@@ -11,6 +14,11 @@ from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.reference import attention as reference
 from tilepress.kernels.reference.attention import Attention
 
+_NATIVE: Any = (
+    importlib.import_module("tilepress.kernels.cpu.attention")
+    if importlib.util.find_spec("tilepress.kernels._native") is not None
+    else None
+)
 PIECE_TOKENS = 256
 """Tokens that are decoded at a time for many queries: few enough to stay in a near cache."""
 
@@ -31,6 +39,8 @@ def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.T
         CodecError: shapes, dtypes or numbers that don't fit the cache or each other.
     """
     _check(query, store, attention)
+    if _NATIVE is not None and _NATIVE.is_for(query, store):
+        return _NATIVE.attend(query, store, attention)  # type: ignore[no-any-return]
     return reference.attend(query, store.pieces(PIECE_TOKENS), store.tokens, attention)
 
 

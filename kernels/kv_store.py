@@ -93,6 +93,11 @@ class KvStore:
         """Values of the dense tokens, [sequences, heads, tokens, channels]; a view."""
         return self._values[:, :, : self._dense_tokens]
 
+    @property
+    def window_room(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Keys and values of the window with all its room, both contiguous, and how many tokens are there."""
+        return self._keys, self._values, self._dense_tokens
+
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Add tokens to every sequence: [sequences, heads, tokens, channels].
 
@@ -147,8 +152,8 @@ class KvStore:
         if self._layout is None:
             return
         rows = rows.to(self._keys.device)
-        self.blocks = [block[:, rows] for block in self.blocks]
-        self._keys, self._values = self._keys[rows], self._values[rows]
+        self.blocks = [block[:, rows].contiguous() for block in self.blocks]
+        self._keys, self._values = self._keys[rows].contiguous(), self._values[rows].contiguous()
 
     def pieces(self, most_tokens: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """The whole sequence, decoded piece by piece.

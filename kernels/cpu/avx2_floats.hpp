@@ -36,6 +36,18 @@ struct Avx2Floats {
     static Values from_halves(__m256i halves) {
         return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
     }
+    static __m256i sixteen_codes(const std::uint8_t* codes) {
+        return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    }
+    static Values from_e4m3(const std::uint8_t* codes) {
+        const __m256i words = sixteen_codes(codes);
+        const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f));
+        const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x7f), words), 8);
+        const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
+        const __m256i finite = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
+        const __m256i halves = _mm256_or_si256(finite, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
+        return multiply(from_halves(halves), broadcast(256.0f));
+    }
     static __m256 eight_bf16(const std::uint16_t* from) {
         const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));

@@ -28,6 +28,18 @@ struct Avx512Floats {
     static Values load_fp16(const std::uint16_t* from) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
+    static __m128i load_codes(const std::uint8_t* codes) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    }
+    static Values from_e4m3(const std::uint8_t* codes) {
+        const __m256i words = _mm256_cvtepi8_epi16(load_codes(codes));
+        const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f));
+        const __mmask16 is_nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+        const __m256i sign = _mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0x8000)));
+        const __m256i finite = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
+        const __m256i halves = _mm256_mask_mov_epi16(finite, is_nan, _mm256_set1_epi16(0x7e00));
+        return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0f));
+    }
     static void store_bf16(std::uint16_t* to, Values values) {
         const __m512i bits = _mm512_castps_si512(values);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

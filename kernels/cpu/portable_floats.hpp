@@ -54,6 +54,9 @@ struct PortableFloats {
     static Values load_fp16(const std::uint16_t* from) {
         return each([&](int i) { return float_of_fp16(from[i]); });
     }
+    static Values from_e4m3(const std::uint8_t* codes) {
+        return each([&](int i) { return float_of_fp16(fp16_of_e4m3(codes[i])) * 256.0f; });
+    }
     static void store_bf16(std::uint16_t* to, const Values& values) {
         for (int i = 0; i < kSide; ++i) to[i] = bf16_of_float(values.of[i]);
     }

@@ -30,18 +30,6 @@ struct Avx2 : Avx2Floats {
     static Values from_book(const std::uint8_t* codes, Book book) {
         return {look_up(eight_codes(codes), book), look_up(eight_codes(codes + 8), book)};
     }
-    static __m256i sixteen_codes(const std::uint8_t* codes) {
-        return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    }
-    static Values from_e4m3(const std::uint8_t* codes) {
-        const __m256i words = sixteen_codes(codes);
-        const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f));
-        const __m256i sign = _mm256_slli_epi16(_mm256_andnot_si256(_mm256_set1_epi16(0x7f), words), 8);
-        const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
-        const __m256i finite = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
-        const __m256i halves = _mm256_or_si256(finite, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
-        return multiply(from_halves(halves), broadcast(256.0f));
-    }
     static Values from_e5m2(const std::uint8_t* codes) {
         return from_halves(_mm256_slli_epi16(sixteen_codes(codes), 8));
     }

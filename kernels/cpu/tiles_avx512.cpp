@@ -14,23 +14,11 @@ struct Avx512 : Avx512Floats {
     using Table = __m256i;
 
     static Book book(const float* values) { return _mm512_loadu_ps(values); }
-    static __m128i load_codes(const std::uint8_t* codes) {
-        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-    }
     static Values from_integers(const std::uint8_t* codes) {
         return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_codes(codes)));
     }
     static Values from_book(const std::uint8_t* codes, Book book) {
         return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(load_codes(codes)), book);
-    }
-    static Values from_e4m3(const std::uint8_t* codes) {
-        const __m256i words = _mm256_cvtepi8_epi16(load_codes(codes));
-        const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f));
-        const __mmask16 is_nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
-        const __m256i sign = _mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0x8000)));
-        const __m256i finite = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
-        const __m256i halves = _mm256_mask_mov_epi16(finite, is_nan, _mm256_set1_epi16(0x7e00));
-        return _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0f));
     }
     static Values from_e5m2(const std::uint8_t* codes) {
         return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load_codes(codes)), 8));

@@ -17,9 +17,6 @@ struct Portable : PortableFloats {
     static Values from_book(const std::uint8_t* codes, Book book) {
         return each([&](int i) { return book[codes[i]]; });
     }
-    static Values from_e4m3(const std::uint8_t* codes) {
-        return each([&](int i) { return float_of_fp16(fp16_of_e4m3(codes[i])) * 256.0f; });
-    }
     static Values from_e5m2(const std::uint8_t* codes) {
         return each([&](int i) { return float_of_fp16(fp16_of_e5m2(codes[i])); });
     }

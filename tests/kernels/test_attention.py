@@ -1,13 +1,16 @@
-"""Attention over a compressed cache: what it computes, by its definition, and what it refuses."""
+"""Attention over a compressed cache, by reference and native code: what it computes, and what it refuses."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from tilepress.kernels import CodecError
+from tilepress.kernels import attention as dispatch
 from tilepress.kernels.attention import attend
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import parse_kv_spec
@@ -23,6 +26,22 @@ SHAPES = (
     (1, 2, 2, 8, 300, 256, 256),
     (3, 2, 1, 20, 90, 16, 32),
 )
+
+
+native = importlib.import_module("tilepress.kernels._native")
+kernel = importlib.import_module("tilepress.kernels.cpu.attention")
+active = importlib.import_module("tilepress.kernels.cpu.instruction_set").instruction_set
+
+
+@pytest.fixture(params=["reference", *native.instruction_sets()], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "reference":
+        monkeypatch.setattr(dispatch, "_NATIVE", None)
+    else:
+        monkeypatch.setenv("TILEPRESS_CPU", request.param)
+    active.cache_clear()
+    yield request.param
+    active.cache_clear()
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -163,3 +182,66 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(CodecError):
             attend(query, store, Attention(**{"scaling": 1.0, **arguments}))
+
+
+def test_the_kernel_takes_a_few_queries_of_coded_caches(backend: str) -> None:
+    shape = (1, 2, 2, kernel.MOST_QUERIES, 100, 32, 32)
+    query = query_of(shape)
+    assert kernel.is_for(query, store_of("int:bits=4", shape))
+    assert not kernel.is_for(torch.cat([query, query], dim=2), store_of("int:bits=4", shape))
+    assert not kernel.is_for(query, store_of("none", shape))
+    assert not kernel.is_for(query.requires_grad_(), store_of("int:bits=4", shape))
+
+
+def test_gradients_reach_the_queries() -> None:
+    shape = (1, 2, 1, 1, 90, 32, 32)
+    store, query = store_of("int:bits=8", shape), query_of(shape).requires_grad_()
+    attend(query, store, Attention(0.2)).sum().backward()
+    assert query.grad is not None
+    assert bool(query.grad.ne(0).any())
+
+
+@pytest.mark.parametrize("spec", ["int:bits=4", "fp8"])
+def test_long_caches_are_the_same_for_any_number_of_threads(spec: str) -> None:
+    shape = (1, 3, 1, 1, 3000, 64, 32)
+    store, query = store_of(spec, shape), query_of(shape)
+    attention = Attention(scaling=0.2, window=2500)
+    alone = attend(query, store, attention)
+    assert_as_defined(alone, query, store, attention)
+    torch.set_num_threads(3)
+    assert torch.equal(attend(query, store, attention), alone)
+
+
+def test_native_code_refuses_lengths_that_do_not_fit(backend: str) -> None:
+    if backend == "reference":
+        pytest.skip("checks nothing itself")
+    zeros = torch.zeros(2 * 8 * 32)
+    window = (zeros.data_ptr(), zeros.nbytes)
+    good = {
+        "code": "int", "bits": 4, "group": 64, "sequences": 1, "heads": 2, "key_size": 32, "value_size": 32,
+        "blocks": [], "window_keys": window, "window_values": window,
+        "room": 8, "window_tokens": 5, "dtype": "float32",
+    }  # fmt: skip
+    for name, bad in (
+        ("code", "nf4"), ("bits", 3), ("group", 0), ("group", 16), ("group", 512), ("sequences", 0), ("heads", -1),
+        ("heads", 1 << 62), ("key_size", 24), ("value_size", 1024), ("blocks", [(64, 100)]), ("blocks", [(0, -1)]),
+        ("window_keys", (64, 8)), ("window_values", (64, 8)), ("room", 9), ("room", 1 << 60), ("window_tokens", 9),
+        ("dtype", "int8"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"\w"):
+            native.KvCache(**{**good, name: bad})
+    none, floats = (0, -1), torch.zeros(2 * 2 * 32)
+    call = {
+        "instruction_set": backend, "cache": native.KvCache(**good), "query": (floats.data_ptr(), 512),
+        "result": (floats.data_ptr(), 512), "dtype": "float32", "heads": 4, "queries": 1, "scaling": 1.0,
+        "softcap": 0.0, "is_causal": True, "window": 0, "slopes": none, "sinks": none, "bias": none,
+        "bias_steps": (0, 0, 0), "threads": 1,
+    }  # fmt: skip
+    for changes in (
+        {"instruction_set": "none"}, {"heads": 3}, {"heads": 0}, {"queries": 6}, {"queries": 0}, {"query": (64, 4)},
+        {"result": (64, 4)}, {"dtype": "int8"}, {"window": -1}, {"slopes": (64, 8)}, {"sinks": (64, 0)},
+        {"bias": (64, 16)}, {"bias": (64, 32), "bias_steps": (0, 5, 0)}, {"bias": (64, 32), "bias_steps": (0, -5, 0)},
+        {"bias": (64, 32), "bias_steps": (1 << 62, 1 << 62, 1 << 62)},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"\w"):
+            native.attention_attend(**{**call, **changes})

@@ -1,0 +1,106 @@
+"""Native attention over a compressed KV cache, for a few queries: codes become values in registers as they are read."""
+
+from __future__ import annotations
+
+import torch
+
+from tilepress.kernels import _native
+from tilepress.kernels.cpu import panels
+from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+from tilepress.kernels.cpu.instruction_set import instruction_set
+from tilepress.kernels.encoded import dtype_name
+from tilepress.kernels.errors import CodecError
+from tilepress.kernels.kv_store import KvStore
+from tilepress.kernels.reference.attention import Attention
+
+CODES = {"int": "int", "fp8": "e4m3"}
+"""Codecs of caches that have a kernel, and what native code calls their codes."""
+MOST_QUERIES = 8
+"""Queries for which codes are worth decoding in registers; more are left to PyTorch's matmuls."""
+
+
+def is_for(query: torch.Tensor, store: KvStore) -> bool:
+    """Whether `attend` takes this call; it has no gradient."""
+    return (
+        query.is_cpu
+        and store.params.codec in CODES
+        and query.shape[2] <= MOST_QUERIES
+        and query.dtype in DTYPE_NAMES
+        and not (torch.is_grad_enabled() and query.requires_grad)
+        and panels.is_plain_call(query)
+    )
+
+
+def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.Tensor:
+    """As `kernels.attention.attend`, which has checked the arguments.
+
+    Raises:
+        CodecError: shapes that don't fit the cache.
+    """
+    query = query.contiguous()
+    sequences, heads, queries, _ = query.shape
+    result = query.new_empty(sequences, heads, queries, store.layout.value_size)
+    slopes, sinks = _floats(attention.slopes), _floats(attention.sinks)
+    bias = _bias(attention.mask)
+    steps = (0, 0, 0) if bias is None else _steps(bias)
+    try:
+        _native.attention_attend(
+            instruction_set(),
+            _cache_of(store),
+            buffer(query),
+            buffer(result),
+            DTYPE_NAMES[query.dtype],
+            heads,
+            queries,
+            attention.scaling,
+            attention.softcap or 0.0,
+            attention.is_causal,
+            attention.window,
+            buffer(slopes),
+            buffer(sinks),
+            buffer(bias),
+            steps,
+            torch.get_num_threads(),
+        )
+    except ValueError as error:
+        raise CodecError(f"attention: {error}") from None
+    return result
+
+
+def _cache_of(store: KvStore) -> _native.KvCache:
+    layout = store.layout
+    keys, values, tokens = store.window_room
+    return _native.KvCache(
+        CODES[store.params.codec],
+        store.params.bits,
+        layout.group,
+        store.sequences,
+        store.heads,
+        layout.key_size,
+        layout.value_size,
+        [buffer(block) for block in store.blocks],
+        buffer(keys),
+        buffer(values),
+        keys.shape[2],
+        tokens,
+        dtype_name(layout.dtype),
+    )
+
+
+def _floats(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else values.detach().float().contiguous()
+
+
+def _bias(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """What is added to scores, float32 contiguous in the shape of the mask."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    return mask.detach().float().contiguous()
+
+
+def _steps(bias: torch.Tensor) -> tuple[int, int, int]:
+    """Values from one sequence, head or query to the next; none where all share them."""
+    steps = [stride if size > 1 else 0 for size, stride in zip(bias.shape, bias.stride(), strict=True)]
+    return steps[0], steps[1], steps[2]

@@ -1,0 +1,30 @@
+// Attention for x86 processors with AVX-512.
+#include "attention_kernels.hpp"
+#include "avx512_floats.hpp"
+
+namespace tilepress {
+namespace {
+
+struct Avx512 : Avx512Floats {
+    using Packed = __m512i;
+
+    static Values maximum(Values a, Values b) { return _mm512_max_ps(a, b); }
+    static Values exponent(Values shifted) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
+    }
+    static Packed widen(const std::uint8_t* bytes) { return _mm512_cvtepu8_epi32(load_codes(bytes)); }
+    template <int Bits, int Place>
+    static Values field(Packed bytes) {
+        if constexpr (Place != 0) bytes = _mm512_srli_epi32(bytes, Bits * Place);
+        if constexpr (Bits * (Place + 1) != 8) bytes = _mm512_and_si512(bytes, _mm512_set1_epi32((1 << Bits) - 1));
+        return _mm512_cvtepi32_ps(bytes);
+    }
+};
+
+}  // namespace
+
+AttentionKernels avx512_attention_kernels() {
+    return attention_kernels<Avx512>();
+}
+
+}  // namespace tilepress

@@ -1,0 +1,30 @@
+// Attention for any processor: plain loops over 16 values, which compilers turn into what vectors there are.
+#include "attention_kernels.hpp"
+#include "portable_floats.hpp"
+
+namespace tilepress {
+namespace {
+
+struct Portable : PortableFloats {
+    using Packed = const std::uint8_t*;
+
+    static Values maximum(const Values& a, const Values& b) {
+        return each([&](int i) { return a.of[i] > b.of[i] ? a.of[i] : b.of[i]; });
+    }
+    static Values exponent(const Values& shifted) {
+        return each([&](int i) { return float_of_bits(bits_of_float(shifted.of[i]) << 23); });
+    }
+    static Packed widen(const std::uint8_t* bytes) { return bytes; }
+    template <int Bits, int Place>
+    static Values field(Packed bytes) {
+        return each([&](int i) { return static_cast<float>(bytes[i] >> (Bits * Place) & ((1 << Bits) - 1)); });
+    }
+};
+
+}  // namespace
+
+AttentionKernels portable_attention_kernels() {
+    return attention_kernels<Portable>();
+}
+
+}  // namespace tilepress
