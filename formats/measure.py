@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -30,12 +31,22 @@ def measure_error(weight: torch.Tensor, encoded: Encoded) -> Error:
     matrix = weight.reshape(encoded.rows, encoded.columns)
     step = max(1, _RUN_VALUES // max(1, encoded.columns) // PANEL_ROWS) * PANEL_ROWS
     largest, squares, energy = 0.0, [], []
-    for first in range(0, encoded.rows, step):
-        found = decode(encoded, slice(first, first + step))
-        gap, gap_squares, true_squares = difference(matrix[first : first + step], found)
+    for true, found in _runs(matrix, encoded, step):
+        gap, gap_squares, true_squares = difference(true, found)
         largest = max(largest, gap)
         squares.append(gap_squares)
         energy.append(true_squares)
     noise = math.fsum(squares)
     relative = math.sqrt(noise / math.fsum(energy)) if noise else 0.0
     return Error(largest, float(f"{relative:.{_DIGITS}g}"))
+
+
+def _runs(matrix: torch.Tensor, encoded: Encoded, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`step` rows of the original and of what was decoded at a time; rows that decode together do so once."""
+    together = encoded.params.rows_together(encoded.shape)
+    block = -(-step // together) * together
+    for first in range(0, encoded.rows, block):
+        decoded = decode(encoded, slice(first, first + block))
+        for row in range(0, len(decoded), step):
+            found = decoded[row : row + step]
+            yield matrix[first + row : first + row + len(found)], found

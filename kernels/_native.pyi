@@ -189,10 +189,11 @@ def trellis_multiply(
     range: tuple[int, int],
     x: Buffer,
     count: int,
+    is_float32: bool,
     y: Buffer,
     threads: int,
 ) -> None:
-    """Multiply float32 x by a range of panels in the rotated basis. Raises ValueError when a length doesn't fit."""
+    """Multiply x by a range of panels in the rotated basis, to 16 bits or as float32. Raises ValueError when a length doesn't fit."""
 
 def trellis_rotate(
     instruction_set: str,

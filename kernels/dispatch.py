@@ -148,7 +148,8 @@ def matmul(
     if kernel is not None and x.dtype in _FLOATS and not needs_gradient:
         return kernel(x, encoded, bias, row_range)
     y = x.new_empty(*x.shape[:-1], len(row_range))
-    step = max(1, BLOCK_VALUES // max(1, encoded.columns) // PANEL_ROWS) * PANEL_ROWS
+    together = max(PANEL_ROWS, encoded.params.rows_together(encoded.shape))
+    step = max(1, BLOCK_VALUES // max(1, encoded.columns) // together) * together
     for first in range(row_range.start, row_range.stop, step):
         block = slice(first, min(first + step, row_range.stop))
         weight = decode(encoded, block, dtype=x.dtype)

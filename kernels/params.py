@@ -62,6 +62,10 @@ class Params:
             CodecError: contents that decoding can't follow safely.
         """
 
+    def rows_together(self, shape: Shape) -> int:
+        """Rows that can only be decoded together: a range of them costs as much as the blocks that it touches."""
+        return 1
+
     @property
     def is_bit_identical(self) -> bool:
         """True when every tensor comes back bit for bit."""

@@ -44,7 +44,7 @@ struct TrellisWeight {
     std::int64_t tiles;  // of a panel
 };
 
-// A side that is rotated, in blocks of odd * power values.
+// A side that is rotated, in blocks of odd * power values; `power` is a multiple of 16.
 struct RotatedSide {
     const std::uint8_t* signs;  // [length / 8]
     const float* table;         // [odd][odd]
@@ -54,15 +54,30 @@ struct RotatedSide {
     std::int64_t length;
 };
 
+// Columns whose products are added up in 32 bits: 128 * 510 * 32767 is the largest sum, and fits.
+constexpr std::int64_t kTrellisBlock = 128;
+
+// x in the rotated basis, as trellis_input.hpp makes it: planes of 16-bit integers, whose sum is a row of x.
+struct TrellisInput {
+    const std::int16_t* steps;  // [planes][width]
+    const float* factors;       // [planes][blocks]
+    const std::int32_t* sums;   // [planes][blocks], of the steps
+    const std::int64_t* rows;   // [planes], of x
+    std::int64_t planes;        // at most 2 for each row of x
+    std::int64_t width;         // 16 tiles
+    std::int64_t blocks;
+};
+
 // Kernels of one instruction set, in the rotated basis. Each works on the panels `panels`; other threads take others.
 struct TrellisKernels {
     // Rows of the panels from panel `first` on, without gaps, [rows][16 tiles] of `dtype`.
     void (*decode)(const TrellisWeight&, Range panels, std::int64_t first, Dtype dtype, void* values);
-    // y[count][rows from panel `first` on, `height`] = x[count][16 tiles] @ weight.T
-    void (*multiply)(const TrellisWeight&, Range panels, std::int64_t first, const float* x, std::int64_t count,
-                     std::int64_t height, float* y);
-    // Rotate, or rotate back, a side whose values are rows of `width` values, `stride` apart; in place.
-    void (*rotate)(const RotatedSide&, bool back, float* values, std::int64_t stride, std::int64_t width);
+    // y[rows of x][rows from panel `first` on, `height`] = x @ weight.T
+    void (*multiply)(const TrellisWeight&, Range panels, std::int64_t first, const TrellisInput& x, std::int64_t height,
+                     float* y);
+    // Rotate, or rotate back, in place: one row whose values are the side's, or 16 columns of it, [length][16].
+    void (*rotate_row)(const RotatedSide&, bool back, float* row);
+    void (*rotate_lines)(const RotatedSide&, bool back, float* lines);
 };
 
 TrellisKernels portable_trellis_kernels();

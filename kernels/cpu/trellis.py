@@ -4,8 +4,8 @@
     tilepress::trellis_matmul    x @ weight[rows].T + bias
 
 A product rotates x, multiplies by the codes in the rotated basis, and rotates the result back: the weight itself is
-never rotated. A few rows of x are multiplied as the codes are decoded, in registers; for many, blocks of the rotated
-weight are decoded into cache and left to PyTorch's matmul.
+never rotated. A few rows of x are multiplied as the codes are decoded, in registers and with integers: 16 bits of x in
+half precision, 31 of float32. For many, blocks of the rotated weight are decoded into cache and left to PyTorch's matmul.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _matmul(
         _rotate(rotated, column_signs, codes.shape[1])
     y = torch.empty(count, (last - first) * PANEL_ROWS)
     if count > _native.MOST_VECTORS:
-        _multiply_many(rotated.to(x.dtype), codes, scales, bits, window, first, y)
+        _multiply_many(rotated.to(_dtype_of_many(x.dtype)), codes, scales, bits, window, first, y)
     elif count:
         _call(
             _native.trellis_multiply,
@@ -107,6 +107,7 @@ def _matmul(
             (first, last),
             buffer(rotated),
             count,
+            x.dtype == torch.float32,
             buffer(y),
         )
     if row_signs is not None:
@@ -117,6 +118,11 @@ def _matmul(
             raise CodecError(f"a bias of shape {tuple(bias.shape)} does not fit {y.shape[1]} rows")
         y = y + bias
     return y.to(x.dtype).reshape(*batch, row_last - row_first).contiguous()
+
+
+def _dtype_of_many(dtype: torch.dtype) -> torch.dtype:
+    """In which many rows of x are multiplied: PyTorch's products of 16-bit floats are slow without AVX-512."""
+    return dtype if instruction_set() == "avx512" else torch.float32
 
 
 def _multiply_many(

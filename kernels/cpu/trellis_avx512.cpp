@@ -5,7 +5,7 @@
 namespace tilepress {
 
 TrellisKernels avx512_trellis_kernels() {
-    return {decode<Avx2Trellis>, multiply<Avx2Trellis>, rotate};
+    return {decode<Avx2Trellis>, multiply<Avx2Trellis>, rotate_row<Avx2Trellis>, rotate_lines<Avx2Trellis>};
 }
 
 }  // namespace tilepress

@@ -5,13 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
+#include <vector>
 
 #include "bindings.hpp"
 #include "buffers.hpp"
 #include "parallel.hpp"
 #include "product.hpp"
 #include "trellis.hpp"
+#include "trellis_input.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -19,8 +22,30 @@ using namespace nb::literals;
 namespace tilepress {
 namespace {
 
-// Neighbouring columns that are rotated together, when rows are.
-constexpr std::int64_t kStripColumns = 64;
+// Lines of 16 neighbouring columns that are copied, rotated and copied back together, when rows are rotated: they lie
+// in a near cache, and so many as can are read from memory at once.
+constexpr std::int64_t kStripValues = std::int64_t{1} << 16;
+constexpr std::int64_t kMostStripLines = 8;
+
+// Columns `first` to `last` of a side that runs down the rows of a matrix of `columns` columns.
+void rotate_strip(const TrellisKernels& kernels, const RotatedSide& side, bool back, float* values,
+                  std::int64_t columns, std::int64_t first, std::int64_t last) {
+    const std::int64_t lines = (last - first + kSide - 1) / kSide;
+    std::vector<float> strip(static_cast<std::size_t>(lines * side.length * kSide));
+    const auto line_at = [&](std::int64_t line, std::int64_t row) {
+        return strip.data() + (line * side.length + row) * kSide;
+    };
+    const auto bytes_of = [&](std::int64_t line) {
+        return static_cast<std::size_t>(std::min(kSide, last - first - line * kSide)) * sizeof(float);
+    };
+    for (std::int64_t row = 0; row < side.length; ++row)
+        for (std::int64_t line = 0; line < lines; ++line)
+            std::memcpy(line_at(line, row), values + row * columns + first + line * kSide, bytes_of(line));
+    for (std::int64_t line = 0; line < lines; ++line) kernels.rotate_lines(side, back, line_at(line, 0));
+    for (std::int64_t row = 0; row < side.length; ++row)
+        for (std::int64_t line = 0; line < lines; ++line)
+            std::memcpy(values + row * columns + first + line * kSide, line_at(line, row), bytes_of(line));
+}
 
 TrellisWeight checked(const Buffer& codes, const Buffer& scales, int bits, int window, std::int64_t panels,
                       std::int64_t tiles) {
@@ -55,7 +80,7 @@ void decode(const std::string& instruction_set, const Buffer& codes, const Buffe
 
 void multiply(const std::string& instruction_set, const Buffer& codes, const Buffer& scales, int bits, int window,
               std::int64_t panels, std::int64_t tiles, const Bounds& range, const Buffer& x, std::int64_t count,
-              const Buffer& y, int threads) {
+              bool is_float32, const Buffer& y, int threads) {
     const TrellisKernels kernels = TILEPRESS_KERNELS(trellis, instruction_set);
     const TrellisWeight weight = checked(codes, scales, bits, window, panels, tiles);
     const Range wanted = checked_range(range, panels);
@@ -65,9 +90,11 @@ void multiply(const std::string& instruction_set, const Buffer& codes, const Buf
     require(holds(y, count, height, 4), "the result does not have the size of the range");
     if (y.second == 0) return;
     const nb::gil_scoped_release released;
+    const TrellisPlanes planes(reinterpret_cast<const float*>(x.first), count, tiles * kTrellisSide, is_float32);
+    const TrellisInput input = planes.input();
     parallel(wanted.last - wanted.first, panels_at_once(tiles), threads, [&](std::int64_t first, std::int64_t last) {
-        kernels.multiply(weight, {wanted.first + first, wanted.first + last}, wanted.first,
-                         reinterpret_cast<const float*>(x.first), count, height, reinterpret_cast<float*>(y.first));
+        kernels.multiply(weight, {wanted.first + first, wanted.first + last}, wanted.first, input, height,
+                         reinterpret_cast<float*>(y.first));
     });
 }
 
@@ -78,8 +105,8 @@ void rotate(const std::string& instruction_set, const Buffer& values, std::int64
     require(0 <= rows && rows <= kMost && 0 <= columns && columns <= kMost, "the values' shape is out of bounds");
     require(holds(values, rows, columns, 4), "the values do not fit their shape");
     const std::int64_t length = over_rows ? rows : columns;
-    require(1 <= odd && odd <= 127 && 1 <= power && power <= 4096 && (power & (power - 1)) == 0 &&
-                length % (odd * power) == 0 && length % 8 == 0,
+    require(1 <= odd && odd <= 127 && 1 <= power && power <= 4096 && (power & (power - 1)) == 0 && power % kSide == 0 &&
+                length % (odd * power) == 0,
             "the side is not made of such blocks");
     require(signs.second == length / 8 && holds(table, odd, odd, 4), "the signs or the table do not fit the side");
     if (values.second == 0) return;
@@ -92,13 +119,14 @@ void rotate(const std::string& instruction_set, const Buffer& values, std::int64
     auto* data = reinterpret_cast<float*>(values.first);
     const nb::gil_scoped_release released;
     if (over_rows) {
-        parallel(columns, kStripColumns, threads, [&](std::int64_t first, std::int64_t last) {
-            kernels.rotate(side, back, data + first, columns, last - first);
+        const std::int64_t lines = std::min(std::max<std::int64_t>(1, kStripValues / kSide / length), kMostStripLines);
+        parallel(columns, lines * kSide, threads, [&](std::int64_t first, std::int64_t last) {
+            rotate_strip(kernels, side, back, data, columns, first, last);
         });
     } else {
         const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / columns);
         parallel(rows, step, threads, [&](std::int64_t first, std::int64_t last) {
-            for (std::int64_t row = first; row < last; ++row) kernels.rotate(side, back, data + row * columns, 1, 1);
+            for (std::int64_t row = first; row < last; ++row) kernels.rotate_row(side, back, data + row * columns);
         });
     }
 }
@@ -110,8 +138,9 @@ void bind_trellis(nb::module_& module) {
                "tiles"_a, "range"_a, "dtype"_a, "values"_a, "threads"_a,
                "Decode a range of panels in the rotated basis into `values`.");
     module.def("trellis_multiply", &multiply, "instruction_set"_a, "codes"_a, "scales"_a, "bits"_a, "window"_a,
-               "panels"_a, "tiles"_a, "range"_a, "x"_a, "count"_a, "y"_a, "threads"_a,
-               "Write x @ weight[range of panels].T to `y`, all float32 in the rotated basis.");
+               "panels"_a, "tiles"_a, "range"_a, "x"_a, "count"_a, "is_float32"_a, "y"_a, "threads"_a,
+               "Write x @ weight[range of panels].T to `y`, all float32 in the rotated basis; x is taken as 16 bits of "
+               "each 128 columns, or as float32.");
     module.def("trellis_rotate", &rotate, "instruction_set"_a, "values"_a, "rows"_a, "columns"_a, "over_rows"_a,
                "signs"_a, "table"_a, "odd"_a, "power"_a, "back"_a, "threads"_a,
                "Rotate a side of a float32 matrix, or rotate it back, in place.");

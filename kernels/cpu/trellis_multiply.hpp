@@ -2,11 +2,11 @@
 //
 // Beside what product_values.hpp says, a `Set` offers
 //
-//     decode_tile<bits>(tile, mask, values)                 the integers of a tile, [16][16]
-//     multiply_panel<bits>(weight, panel, mask, x, sums)    those of a panel times one row of x, 16 sums
+//     decode_tile<bits>(tile, mask, values)          the integers of a tile, [16][16]
+//     multiply_tiles<bits>(tiles, mask, x, sums)     sums of byte sums times x, mod 2^32, for each plane and row
 //
-// where `tile` is a tile's bytes followed by its first ones, so that no window ends early. Everything is in an unnamed
-// namespace, for the reason that floats.hpp gives.
+// where tiles are `CyclicTiles`: each one's bytes are followed by its first ones, so that no window ends early.
+// Everything is in an unnamed namespace, for the reason that floats.hpp gives.
 #pragma once
 
 #include <cstring>
@@ -19,17 +19,26 @@ namespace tilepress {
 namespace {
 
 // Bytes that are read after a tile: those of the last thread's last window.
-constexpr std::size_t kBeyond = 32;
+constexpr std::int64_t kBeyond = 32;
+constexpr std::int64_t kBlockTiles = kTrellisBlock / kSide;
+constexpr std::int64_t kMostPlanes = 2 * kMostVectors;
 
+// Neighbouring tiles of a panel, as many as are multiplied at a time.
 template <int kBits>
-struct CyclicTile {
-    static constexpr std::size_t kBytes = 32 * kBits;
-    alignas(64) std::uint8_t bytes[kBytes + kBeyond];
+struct CyclicTiles {
+    static constexpr std::int64_t kBytes = 32 * kBits;
+    static constexpr std::int64_t kStride = kBytes + kBeyond;
+    alignas(64) std::uint8_t bytes[kBlockTiles * kStride];
+    std::int64_t count = 0;
 
-    void load(const std::uint8_t* tile) {
-        std::memcpy(bytes, tile, kBytes);
-        std::memcpy(bytes + kBytes, tile, kBeyond);
+    void load(const std::uint8_t* codes, std::int64_t tiles) {
+        count = tiles;
+        for (std::int64_t tile = 0; tile < tiles; ++tile) {
+            std::memcpy(bytes + tile * kStride, codes + tile * kBytes, kBytes);
+            std::memcpy(bytes + tile * kStride + kBytes, codes + tile * kBytes, kBeyond);
+        }
     }
+    const std::uint8_t* tile(std::int64_t index) const { return bytes + index * kStride; }
 };
 
 template <int kBits>
@@ -45,13 +54,14 @@ template <class Set, int kBits>
 void decode_panels(const TrellisWeight& weight, Range panels, std::int64_t first, Dtype dtype, void* values) {
     const std::uint32_t mask = state_mask(weight);
     const std::int64_t width = weight.tiles * kSide;
-    CyclicTile<kBits> codes;
+    CyclicTiles<kBits> codes;
     alignas(64) float integers[kSide * kSide];
     for (std::int64_t panel = panels.first; panel < panels.last; ++panel) {
         auto* to = static_cast<std::byte*>(values) + (panel - first) * kSide * width * size_of(dtype);
         for (std::int64_t tile = 0; tile < weight.tiles; ++tile) {
-            codes.load(tile_at<kBits>(weight, panel, tile));
-            Set::template decode_tile<kBits>(codes.bytes, mask, integers);
+            if (tile % kBlockTiles == 0)
+                codes.load(tile_at<kBits>(weight, panel, tile), smaller(kBlockTiles, weight.tiles - tile));
+            Set::template decode_tile<kBits>(codes.tile(tile % kBlockTiles), mask, integers);
             for (std::int64_t row = 0; row < kSide; ++row) {
                 const auto scale = Set::broadcast(float_of_bf16(weight.scales[panel * kSide + row]));
                 store_values<Set>(Set::multiply(Set::load(integers + row * kSide), scale),
@@ -61,43 +71,34 @@ void decode_panels(const TrellisWeight& weight, Range panels, std::int64_t first
     }
 }
 
-// Several rows of x: each tile is decoded once, into the nearest cache.
 template <class Set, int kBits>
-void multiply_several(const TrellisWeight& weight, std::int64_t panel, const float* x, std::int64_t count,
-                      float (*sums)[kSide]) {
-    const std::uint32_t mask = state_mask(weight);
-    const std::int64_t width = weight.tiles * kSide;
-    CyclicTile<kBits> codes;
-    alignas(64) float integers[kSide * kSide];
-    alignas(64) float totals[kMostVectors * kSide * kSide] = {};
-    for (std::int64_t tile = 0; tile < weight.tiles; ++tile) {
-        codes.load(tile_at<kBits>(weight, panel, tile));
-        Set::template decode_tile<kBits>(codes.bytes, mask, integers);
-        for (std::int64_t vector = 0; vector < count; ++vector) {
-            const auto of_x = Set::load(x + vector * width + tile * kSide);
-            float* total = totals + vector * kSide * kSide;
-            for (std::int64_t row = 0; row < kSide; ++row, total += kSide)
-                Set::store(total, Set::multiply_add(Set::load(integers + row * kSide), of_x, Set::load(total)));
-        }
-    }
-    for (std::int64_t vector = 0; vector < count; ++vector)
-        for (std::int64_t row = 0; row < kSide; ++row)
-            sums[vector][row] = Set::sum(Set::load(totals + (vector * kSide + row) * kSide));
-}
-
-template <class Set, int kBits>
-void multiply_panels(const TrellisWeight& weight, Range panels, std::int64_t first, const float* x, std::int64_t count,
+void multiply_panels(const TrellisWeight& weight, Range panels, std::int64_t first, const TrellisInput& x,
                      std::int64_t height, float* y) {
-    alignas(64) float sums[kMostVectors][kSide];
+    const std::uint32_t mask = state_mask(weight);
+    CyclicTiles<kBits> codes;
+    std::int32_t sums[kMostPlanes][kSide];
     for (std::int64_t panel = panels.first; panel < panels.last; ++panel) {
-        if (count == 1)
-            Set::template multiply_panel<kBits>(weight, panel, state_mask(weight), x, sums[0]);
-        else
-            multiply_several<Set, kBits>(weight, panel, x, count, sums);
-        for (std::int64_t vector = 0; vector < count; ++vector)
+        float totals[kMostVectors][kSide] = {};
+        for (std::int64_t block = 0; block < x.blocks; ++block) {
+            const std::int64_t tile = block * kBlockTiles;
+            codes.load(tile_at<kBits>(weight, panel, tile), smaller(kBlockTiles, weight.tiles - tile));
+            TrellisInput here = x;
+            here.steps += block * kTrellisBlock;
+            Set::template multiply_tiles<kBits>(codes, mask, here, sums);
+            for (std::int64_t plane = 0; plane < x.planes; ++plane) {
+                const float factor = x.factors[plane * x.blocks + block];
+                const auto offset = static_cast<std::uint32_t>(kTrellisOffset * x.sums[plane * x.blocks + block]);
+                float* total = totals[x.rows[plane]];
+                for (std::int64_t row = 0; row < kSide; ++row) {
+                    const std::uint32_t centred = static_cast<std::uint32_t>(sums[plane][row]) - offset;
+                    total[row] += factor * static_cast<float>(static_cast<std::int32_t>(centred));
+                }
+            }
+        }
+        for (std::int64_t vector = 0; vector <= x.rows[x.planes - 1]; ++vector)
             for (std::int64_t row = 0; row < kSide; ++row)
                 y[vector * height + (panel - first) * kSide + row] =
-                    sums[vector][row] * float_of_bf16(weight.scales[panel * kSide + row]);
+                    totals[vector][row] * float_of_bf16(weight.scales[panel * kSide + row]);
     }
 }
 
@@ -110,12 +111,12 @@ void decode(const TrellisWeight& weight, Range panels, std::int64_t first, Dtype
 }
 
 template <class Set>
-void multiply(const TrellisWeight& weight, Range panels, std::int64_t first, const float* x, std::int64_t count,
-              std::int64_t height, float* y) {
+void multiply(const TrellisWeight& weight, Range panels, std::int64_t first, const TrellisInput& x, std::int64_t height,
+              float* y) {
     constexpr decltype(&multiply<Set>) functions[] = {
         multiply_panels<Set, 1>, multiply_panels<Set, 2>, multiply_panels<Set, 3>, multiply_panels<Set, 4>,
         multiply_panels<Set, 5>, multiply_panels<Set, 6>, multiply_panels<Set, 7>, multiply_panels<Set, 8>};
-    functions[weight.bits - 1](weight, panels, first, x, count, height, y);
+    functions[weight.bits - 1](weight, panels, first, x, height, y);
 }
 
 }  // namespace

@@ -7,6 +7,18 @@ namespace tilepress {
 namespace {
 
 struct Portable : PortableFloats {
+    static Values butterflies(Values values) {
+        for (int half = 1; half < kSide; half *= 2)
+            values = each([&](int i) {
+                const float other = values.of[i ^ half];
+                return i & half ? other - values.of[i] : values.of[i] + other;
+            });
+        return values;
+    }
+    static Values change_signs(const Values& values, unsigned mask) {
+        return each([&](int i) { return mask >> i & 1 ? -values.of[i] : values.of[i]; });
+    }
+
     template <int kBits>
     static void decode_tile(const std::uint8_t* tile, std::uint32_t mask, float* values) {
         for (int step = 0; step < kTrellisSteps; ++step) {
@@ -19,18 +31,29 @@ struct Portable : PortableFloats {
     }
 
     template <int kBits>
-    static void multiply_panel(const TrellisWeight& weight, std::int64_t panel, std::uint32_t, const float* x,
-                               float* sums) {
-        float of_vectors[kMostVectors][kSide];
-        multiply_several<Portable, kBits>(weight, panel, x, 1, of_vectors);
-        std::memcpy(sums, of_vectors[0], sizeof of_vectors[0]);
+    static void multiply_tiles(const CyclicTiles<kBits>& tiles, std::uint32_t mask, const TrellisInput& x,
+                               std::int32_t (*sums)[kSide]) {
+        std::uint32_t totals[kMostPlanes][kSide] = {};
+        float integers[kSide * kSide];
+        for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+            decode_tile<kBits>(tiles.tile(tile), mask, integers);
+            for (std::int64_t plane = 0; plane < x.planes; ++plane) {
+                const std::int16_t* steps = x.steps + plane * x.width + tile * kSide;
+                for (int row = 0; row < kSide; ++row)
+                    for (int column = 0; column < kSide; ++column) {
+                        const int sum = static_cast<int>(integers[row * kSide + column]) + kTrellisOffset;
+                        totals[plane][row] += static_cast<std::uint32_t>(sum * steps[column]);
+                    }
+            }
+        }
+        std::memcpy(sums, totals, static_cast<std::size_t>(x.planes) * sizeof totals[0]);
     }
 };
 
 }  // namespace
 
 TrellisKernels portable_trellis_kernels() {
-    return {decode<Portable>, multiply<Portable>, rotate};
+    return {decode<Portable>, multiply<Portable>, rotate_row<Portable>, rotate_lines<Portable>};
 }
 
 }  // namespace tilepress

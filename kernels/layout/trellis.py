@@ -39,7 +39,7 @@ import torch
 
 from tilepress.kernels.encoded import PANEL_ROWS, matrix_shape, panels
 from tilepress.kernels.layout import tiles
-from tilepress.kernels.layout.rotation import packed_bytes
+from tilepress.kernels.layout.rotation import packed_bytes, rotation_of
 from tilepress.kernels.params import ALWAYS_SHOWN, Params, PartSpec, Shape
 
 STEPS = tiles.TILE_VALUES
@@ -87,6 +87,9 @@ class TrellisParams(Params):
         by_default = "both" if len(shape) <= 2 and matrix_shape(shape)[0] <= MOST_ROTATED_ROWS else "columns"
         choice = self.rotate or by_default
         return Sides(choice == "both", choice != "none")
+
+    def rows_together(self, shape: Shape) -> int:
+        return rotation_of(padded_shape(shape)[0]).block if self.sides(shape).rows else 1
 
     def part_specs(self, shape: Shape, dtype: torch.dtype) -> Mapping[str, PartSpec]:
         rows, columns = padded_shape(shape)

@@ -267,6 +267,26 @@ def test_every_range_decodes_alone(data: st.DataObject) -> None:
     assert torch.equal(piece, decode(encoded)[first:last, left:right])
 
 
+def test_an_error_is_measured_with_each_block_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = importlib.import_module("tilepress.formats.measure")
+    decoded = []
+
+    def counted(encoded: Encoded, rows: slice) -> torch.Tensor:
+        decoded.append(rows.start)
+        return decode(encoded, rows)
+
+    monkeypatch.setattr(measure, "decode", counted)
+    monkeypatch.setattr(measure, "_RUN_VALUES", 16 * 32)
+    for rotation, times in (("both", 1), ("columns", 6)):
+        decoded.clear()
+        encoded = hostile((96, 32), f"trellis:bits=4,rotate={rotation}")
+        weight = dense(encoded) + 1e-3 * values(96, 32)
+        error = measure.measure_error(weight, encoded)
+        assert len(decoded) == times
+        assert error.max_abs == pytest.approx(float((weight - dense(encoded)).abs().max()))
+        assert error.relative_rms == pytest.approx(relative_error(dense(encoded), weight) ** 0.5, rel=1e-4)
+
+
 def test_large_and_stacked_weights_keep_rows_apart() -> None:
     params = TrellisParams()
     assert params.sides((16384, 64)).rows
@@ -325,6 +345,39 @@ def test_half_precision_x_loses_little(dtype: torch.dtype, instruction_set: str)
         found, wanted = matmul(x, encoded), x.float() @ weight.T
         assert found.dtype == dtype
         assert relative_error(found, wanted) < (4 * torch.finfo(dtype).eps) ** 2
+
+
+@pytest.mark.parametrize("rotation", ("both", "none"))
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+def test_outliers_and_extreme_x_are_multiplied_as_float32_does(
+    rotation: str, dtype: torch.dtype, instruction_set: str
+) -> None:
+    encoded = hostile((40, 300), f"trellis:bits=4,rotate={rotation}")
+    weight = dense(encoded).double()
+    for size in (1e-42, 1e-20, 1.0, 1e30):
+        for count in (1, 2, 3, 8):
+            x = values(count, 300, seed=count)
+            x[0, 7] = 1e5
+            x[-1, 140:] = 0
+            x = (x * size).to(dtype)
+            found, wanted = matmul(x, encoded).double(), x.double() @ weight.T
+            before = 2e-5 if rotation == "both" and dtype == torch.bfloat16 else 1e-6
+            norms = x.double().norm(dim=1, keepdim=True) * weight.norm(dim=1).max()
+            allowed = torch.finfo(dtype).eps * wanted.abs() + before * norms + 1e-36
+            assert ((found - wanted).abs() <= allowed).all(), (size, count)
+    x[0, 3] = float("nan")
+    assert matmul(x, encoded)[0].isnan().all()
+
+
+@pytest.mark.parametrize("bits", (1, 8))
+def test_the_largest_sums_of_a_block_do_not_overflow(bits: int, instruction_set: str) -> None:
+    params = parse_spec(f"trellis:bits={bits},window=12,rotate=none")
+    for byte in (0, 255, 0x11, 0xEE):
+        parts = {"codes": torch.full((1, 16, 32 * bits), byte, dtype=torch.uint8),
+                 "scales": torch.ones(1, 16, dtype=torch.bfloat16)}  # fmt: skip
+        encoded = Encoded(params, (16, 256), torch.float32, parts)
+        for x in (torch.ones(1, 256), -torch.ones(5, 256)):
+            assert torch.allclose(matmul(x, encoded), x @ dense(encoded).T, rtol=1e-6)
 
 
 @settings(max_examples=15, deadline=None)
