@@ -193,7 +193,7 @@ def trellis_multiply(
     y: Buffer,
     threads: int,
 ) -> None:
-    """Multiply x by a range of panels in the rotated basis, to 16 bits or as float32. Raises ValueError when a length doesn't fit."""
+    """Multiply x by a range of panels in the rotated basis; x as 16 bits or as float32. Raises ValueError."""
 
 def trellis_rotate(
     instruction_set: str,

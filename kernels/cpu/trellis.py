@@ -5,7 +5,8 @@
 
 A product rotates x, multiplies by the codes in the rotated basis, and rotates the result back: the weight itself is
 never rotated. A few rows of x are multiplied as the codes are decoded, in registers and with integers: 16 bits of x in
-half precision, 31 of float32. For many, blocks of the rotated weight are decoded into cache and left to PyTorch's matmul.
+half precision, 31 of float32. For many, blocks of the rotated weight are decoded into cache and left to PyTorch's
+matmul.
 """
 
 from __future__ import annotations
