@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include "bindings.hpp"
 #include "buffers.hpp"
@@ -22,29 +22,26 @@ using namespace nb::literals;
 namespace tilepress {
 namespace {
 
-// Lines of 16 neighbouring columns that are copied, rotated and copied back together, when rows are rotated: they lie
-// in a near cache, and so many as can are read from memory at once.
-constexpr std::int64_t kStripValues = std::int64_t{1} << 16;
+// Values of the lines that are copied, rotated and copied back together, when rows are rotated: so many that a row's
+// part of them is worth fetching, and not more than the last cache holds.
+constexpr std::int64_t kStripValues = std::int64_t{1} << 17;
 constexpr std::int64_t kMostStripLines = 8;
 
-// Columns `first` to `last` of a side that runs down the rows of a matrix of `columns` columns.
+// Lines `first` to `last` of a side that runs down the rows of a matrix of `columns` columns.
 void rotate_strip(const TrellisKernels& kernels, const RotatedSide& side, bool back, float* values,
                   std::int64_t columns, std::int64_t first, std::int64_t last) {
-    const std::int64_t lines = (last - first + kSide - 1) / kSide;
-    std::vector<float> strip(static_cast<std::size_t>(lines * side.length * kSide));
+    const std::unique_ptr<float[]> strip(new float[static_cast<std::size_t>((last - first) * side.length * kSide)]);
     const auto line_at = [&](std::int64_t line, std::int64_t row) {
-        return strip.data() + (line * side.length + row) * kSide;
+        return strip.get() + ((line - first) * side.length + row) * kSide;
     };
-    const auto bytes_of = [&](std::int64_t line) {
-        return static_cast<std::size_t>(std::min(kSide, last - first - line * kSide)) * sizeof(float);
-    };
+    constexpr std::size_t bytes = kSide * sizeof(float);
     for (std::int64_t row = 0; row < side.length; ++row)
-        for (std::int64_t line = 0; line < lines; ++line)
-            std::memcpy(line_at(line, row), values + row * columns + first + line * kSide, bytes_of(line));
-    for (std::int64_t line = 0; line < lines; ++line) kernels.rotate_lines(side, back, line_at(line, 0));
+        for (std::int64_t line = first; line < last; ++line)
+            std::memcpy(line_at(line, row), values + row * columns + line * kSide, bytes);
+    for (std::int64_t line = first; line < last; ++line) kernels.rotate_lines(side, back, line_at(line, 0));
     for (std::int64_t row = 0; row < side.length; ++row)
-        for (std::int64_t line = 0; line < lines; ++line)
-            std::memcpy(values + row * columns + first + line * kSide, line_at(line, row), bytes_of(line));
+        for (std::int64_t line = first; line < last; ++line)
+            std::memcpy(values + row * columns + line * kSide, line_at(line, row), bytes);
 }
 
 TrellisWeight checked(const Buffer& codes, const Buffer& scales, int bits, int window, std::int64_t panels,
@@ -103,7 +100,7 @@ void rotate(const std::string& instruction_set, const Buffer& values, std::int64
             int threads) {
     const TrellisKernels kernels = TILEPRESS_KERNELS(trellis, instruction_set);
     require(0 <= rows && rows <= kMost && 0 <= columns && columns <= kMost, "the values' shape is out of bounds");
-    require(holds(values, rows, columns, 4), "the values do not fit their shape");
+    require(columns % kSide == 0 && holds(values, rows, columns, 4), "the values do not fit their shape");
     const std::int64_t length = over_rows ? rows : columns;
     require(1 <= odd && odd <= 127 && 1 <= power && power <= 4096 && (power & (power - 1)) == 0 && power % kSide == 0 &&
                 length % (odd * power) == 0,
@@ -120,7 +117,7 @@ void rotate(const std::string& instruction_set, const Buffer& values, std::int64
     const nb::gil_scoped_release released;
     if (over_rows) {
         const std::int64_t lines = std::min(std::max<std::int64_t>(1, kStripValues / kSide / length), kMostStripLines);
-        parallel(columns, lines * kSide, threads, [&](std::int64_t first, std::int64_t last) {
+        parallel(columns / kSide, lines, threads, [&](std::int64_t first, std::int64_t last) {
             rotate_strip(kernels, side, back, data, columns, first, last);
         });
     } else {
