@@ -46,11 +46,12 @@ fuzz: $(READY)
 	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_SECONDS)
 
 bench: $(READY)
-	@echo "== bench: kernels, attention, lossless coders, sz, zfp, then peak memory of conversions"
+	@echo "== bench: kernels, attention, lossless coders, sz, trellis, zfp, then peak memory of conversions"
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/lossless.py
 	$(BIN)/python benchmarks/sz.py
+	$(BIN)/python benchmarks/trellis.py
 	$(BIN)/python benchmarks/zfp.py
 	$(BIN)/python benchmarks/memory.py
 
