@@ -262,7 +262,9 @@ def draw(figures: Iterable[Mapping[str, Any]], caption: str, path: Path) -> None
         family, _, kind = line.partition(", ")
         style = {"plain": "o:", "calibrated": "o-"}.get(kind, "s-")
         places.sort()
-        axes.plot(*zip(*places, strict=True), style, color=colours[family], label=line, markersize=4, linewidth=1.2)
+        inside = "none" if kind == "plain" else colours[family]
+        look = {"color": colours[family], "markerfacecolor": inside, "markersize": 5, "linewidth": 1.2}
+        axes.plot(*zip(*places, strict=True), style, label=line, **look)
     axes.set_yscale("log")
     axes.set_xlabel("bits per weight")
     axes.set_ylabel("KL divergence, nats a token (mean)")
