@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 
 from tilepress.kernels import _native
+from tilepress.kernels.cpu import panels
 from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
@@ -36,6 +37,8 @@ def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) ->
 
 def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
     """`x @ weight[rows].T + bias`, accumulated in float32."""
+    if panels.is_plain_call(x):
+        return _matmul(x, *weight_of(encoded), bias, rows.start, rows.stop)
     return torch.ops.tilepress.trellis_matmul(  # type: ignore[no-any-return]
         x, *weight_of(encoded), bias, rows.start, rows.stop
     )

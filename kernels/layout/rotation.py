@@ -34,6 +34,7 @@ class Rotation(NamedTuple):
         return self.odd * self.power
 
 
+@cache
 def rotation_of(side: int) -> Rotation:
     """The blocks into which a side is cut; of an empty side, blocks of one."""
     if not side:
