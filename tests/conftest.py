@@ -18,6 +18,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.parent.name not in ("sanitizers", "packaging"))
+
+
 def save_llama(folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.bfloat16, shard: str = "100KB") -> None:
     """Write a random LLaMA of two layers (about 0.5 MB in bfloat16) in several shards, with a byte-level tokenizer."""
     import tokenizers

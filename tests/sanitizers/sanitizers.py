@@ -33,6 +33,7 @@ class Sanitizer:
     compiler: str = "g++"
     # What the kernels are built for; nothing stands for all that this machine runs.
     instruction_sets: tuple[str, ...] = ()
+    optimization: str = "-O1"
 
 
 ADDRESS = Sanitizer(
@@ -83,7 +84,7 @@ def build(sanitizer: Sanitizer) -> Path:
             *(_program("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None"),
             *(f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_CXX_COMPILER={sanitizer.compiler}"),
             *(f"-DPython_EXECUTABLE={sys.executable}", f"-DTILEPRESS_SANITIZE={sanitizer.flags}"),
-            *("-DTILEPRESS_OPTIMIZATION=-O1", f"-DTILEPRESS_INSTRUCTION_SETS={';'.join(sets)}"),
+            *(f"-DTILEPRESS_OPTIMIZATION={sanitizer.optimization}", f"-DTILEPRESS_INSTRUCTION_SETS={';'.join(sets)}"),
         ])  # fmt: skip
         _run([_program("cmake"), "--build", str(folder)])
     return folder

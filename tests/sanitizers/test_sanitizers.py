@@ -14,8 +14,12 @@ from .sanitizers import ADDRESS, SANITIZERS, THREAD, Sanitizer, build, run, why_
 
 PYTEST = ("-m", "pytest", "-p", "instrumented", "-p", "no:cacheprovider", "-q", "-x", "--capture=sys")
 BACKENDS = "tests/kernels/test_backends.py"
-# Threads share the work in the same way in every unit, so that the one without vectors will do for a short pass.
-QUICK = {"address": ADDRESS, "thread": dataclasses.replace(THREAD, name="thread-quick", instruction_sets=("portable",))}
+# For a short pass, what compiles quickly. Threads share the work in the same way in every unit, so that the one without
+# vectors will do.
+QUICK = {
+    "address": dataclasses.replace(ADDRESS, name="address-quick", optimization="-O0"),
+    "thread": dataclasses.replace(THREAD, name="thread-quick", optimization="-O0", instruction_sets=("portable",)),
+}
 
 
 @pytest.fixture(params=QUICK)
