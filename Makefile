@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/lossless.py
 	$(BIN)/python benchmarks/sz.py
 	$(BIN)/python benchmarks/trellis.py
+	$(BIN)/python benchmarks/trellis_search.py
 	$(BIN)/python benchmarks/zfp.py
 	$(BIN)/python benchmarks/memory.py
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from timing import best_of
 
 from tilepress.kernels.attention import attend
 from tilepress.kernels.kv_store import KvStore
@@ -22,16 +23,7 @@ from tilepress.kernels.reference.attention import Attention
 SHAPES = {"SmolLM2-135M": (9, 3, 64), "LLaMA-8B": (32, 8, 128)}
 """Heads, KV heads and channels."""
 
-
-def best(calls: dict[str, Callable[[], object]], clock: Callable[[], float], rounds: int = 9) -> dict[str, float]:
-    """Seconds of the fastest call of each."""
-    seconds = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            begin = clock()
-            call()
-            seconds[name] = min(seconds[name], clock() - begin)
-    return seconds
+RUNS = 9
 
 
 def measure(shape: tuple[int, int, int], tokens: int, specs: list[str], clock: Callable[[], float]) -> None:
@@ -52,7 +44,7 @@ def measure(shape: tuple[int, int, int], tokens: int, specs: list[str], clock: C
         store.append(keys, values)
         sizes[spec] = store.nbytes
         calls[spec] = lambda store=store: attend(query, store, Attention(channels**-0.5))  # type: ignore[misc]
-    seconds = best(calls, clock)
+    seconds = best_of(calls, RUNS, clock)
     for name, taken in seconds.items():
         print(
             f"    {name:12} {taken * 1e3:8.2f} ms   {seconds['bfloat16'] / taken:5.2f} times as fast   "

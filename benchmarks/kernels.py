@@ -12,7 +12,6 @@ import argparse
 import importlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,8 @@ import torch
 # Transformers takes any module `kernels` on the path for a package that it can use, and imports it: this one must not
 # import Transformers then.
 if __name__ == "__main__":
+    from timing import best_of
+
     from tilepress.compress.codecs import encode
     from tilepress.kernels import Encoded, matmul
     from tilepress.kernels.cpu.instruction_set import instruction_set
@@ -104,7 +105,9 @@ def measure(encoded: Encoded, dense: torch.Tensor, threads: int) -> Figures:
             "eight": lambda: matmul(eight, encoded),
             "many": lambda: matmul(many, encoded),
             "dense": lambda: torch.nn.functional.linear(many, dense),
-        }
+        },
+        RUNS,
+        time.perf_counter,
     )
     weights = encoded.rows * encoded.columns
     read, write = words.nbytes / seconds["read"] / 1e9, target.nbytes / seconds["write"] / 1e9
@@ -123,17 +126,6 @@ def measure(encoded: Encoded, dense: torch.Tensor, threads: int) -> Figures:
         eight_rows_weights=weights / seconds["eight"] / 1e9,
         many_rows_of_dense=seconds["dense"] / seconds["many"],
     )
-
-
-def best_of(actions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of the fastest of `RUNS` runs of each, in turns."""
-    best = dict.fromkeys(actions, float("inf"))
-    for _ in range(RUNS):
-        for name, action in actions.items():
-            begin = time.perf_counter()
-            action()
-            best[name] = min(best[name], time.perf_counter() - begin)
-    return best
 
 
 def line(figure: Figures) -> str:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,8 +20,10 @@ import torch
 # Transformers takes any module `kernels` on the path for a package that it can use, and imports it: this one must not
 # import Transformers then.
 if __name__ == "__main__":
+    from matrices import matrices
+    from timing import seconds_of
+
     from tilepress.compress.codecs import encode
-    from tilepress.formats.checkpoint import open_checkpoint
     from tilepress.kernels import matmul
     from tilepress.kernels.cpu.instruction_set import instruction_set
     from tilepress.kernels.cpu.lossless import decode_into
@@ -60,7 +60,7 @@ def main() -> None:
     figures = []
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         of_dtype = {name: Figures(name, dtype_name(dtype)) for name in ("lossless", *peers)}
-        for matrix in matrices(options.checkpoint, options.values):
+        for matrix in matrices(options.checkpoint, options.values, torch.bfloat16):
             weight = matrix if dtype == torch.bfloat16 else rotated(matrix).to(dtype)
             measure_lossless(of_dtype["lossless"], weight)
             if "zipnn" in peers:
@@ -72,21 +72,6 @@ def main() -> None:
         figures += of_dtype.values()
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")
-
-
-def matrices(checkpoint: Path | None, values: int) -> Iterator[torch.Tensor]:
-    """bfloat16 matrices of `values` weights in all, or a few more."""
-    if checkpoint is None:
-        for seed in range(max(1, values >> 22)):
-            generator = torch.Generator().manual_seed(seed)
-            yield torch.randn(2048, 2048, generator=generator).mul_(0.02).bfloat16()
-        return
-    opened = open_checkpoint(checkpoint)
-    for name, info in opened.infos.items():
-        if values > 0 and len(info.shape) == 2 and info.shape[0] * info.shape[1] < 1 << 23:
-            matrix = opened.tensor(name).bfloat16()
-            values -= matrix.numel()
-            yield matrix
 
 
 def rotated(matrix: torch.Tensor) -> torch.Tensor:
@@ -105,9 +90,9 @@ def measure_lossless(figures: Figures, weight: torch.Tensor) -> None:
     rows, columns = range(encoded.rows), range(encoded.columns)
     figures.source_bytes += weight.nbytes
     figures.bytes += encoded.size_bytes
-    figures.encode_seconds += best_of(lambda: encode(weight, "lossless"))
-    figures.decode_seconds += best_of(lambda: decode_into(target, encoded, rows, columns))
-    figures.multiply_seconds += best_of(lambda: matmul(x, encoded))
+    figures.encode_seconds += seconds_of(lambda: encode(weight, "lossless"), RUNS)
+    figures.decode_seconds += seconds_of(lambda: decode_into(target, encoded, rows, columns), RUNS)
+    figures.multiply_seconds += seconds_of(lambda: matmul(x, encoded), RUNS)
     assert torch.equal(target, weight)
 
 
@@ -121,8 +106,8 @@ def measure_zipnn(figures: Figures, weight: torch.Tensor) -> None:
     figures.source_bytes += len(raw)
     figures.bytes += len(packed)
     copies = [bytearray(raw) for _ in range(RUNS)]
-    figures.encode_seconds += best_of(lambda: coder.compress(copies.pop()))
-    figures.decode_seconds += best_of(lambda: coder.decompress(packed))
+    figures.encode_seconds += seconds_of(lambda: coder.compress(copies.pop()), RUNS)
+    figures.decode_seconds += seconds_of(lambda: coder.decompress(packed), RUNS)
     assert bytes(coder.decompress(packed)) == raw
 
 
@@ -135,18 +120,8 @@ def measure_zstd(figures: Figures, weight: torch.Tensor) -> None:
     packed = coder.compress(raw)
     figures.source_bytes += len(raw)
     figures.bytes += len(packed)
-    figures.encode_seconds += best_of(lambda: coder.compress(raw))
-    figures.decode_seconds += best_of(lambda: decoder.decompress(packed))
-
-
-def best_of(action: Callable[[], object]) -> float:
-    """Seconds of processor time of the fastest of `RUNS` runs: other work on the machine counts little."""
-    best = float("inf")
-    for _ in range(RUNS):
-        begin = time.process_time()
-        action()
-        best = min(best, time.process_time() - begin)
-    return best
+    figures.encode_seconds += seconds_of(lambda: coder.compress(raw), RUNS)
+    figures.decode_seconds += seconds_of(lambda: decoder.decompress(packed), RUNS)
 
 
 def line(figure: Figures) -> str:

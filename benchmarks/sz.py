@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,8 +21,10 @@ import torch
 # Transformers takes any module `kernels` on the path for a package that it can use, and imports it: this one must not
 # import Transformers then.
 if __name__ == "__main__":
+    from matrices import matrices
+    from timing import seconds_of
+
     from tilepress.compress.codecs import encode
-    from tilepress.formats.checkpoint import open_checkpoint
     from tilepress.kernels.cpu.instruction_set import instruction_set
     from tilepress.kernels.cpu.sz import decode_into
 
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures = {name: Figures(name) for name in ("sz", *(SZ3 if importlib.util.find_spec("pysz") else ()))}
-    for weight in matrices(options.checkpoint, options.values):
+    for weight in matrices(options.checkpoint, options.values, torch.float32):
         entropy = entropy_bits(weight, options.bound)
         for name, figure in figures.items():
             figure.values += weight.numel()
@@ -74,21 +74,6 @@ def main() -> None:
         )
 
 
-def matrices(checkpoint: Path | None, values: int) -> Iterator[torch.Tensor]:
-    """float32 matrices of `values` weights in all, or a few more."""
-    if checkpoint is None:
-        for seed in range(max(1, values >> 20)):
-            generator = torch.Generator().manual_seed(seed)
-            yield torch.randn(1024, 1024, generator=generator).mul_(0.05)
-        return
-    opened = open_checkpoint(checkpoint)
-    for name, info in opened.infos.items():
-        if values > 0 and len(info.shape) == 2 and info.shape[0] * info.shape[1] < 1 << 23:
-            matrix = opened.tensor(name).float().contiguous()
-            values -= matrix.numel()
-            yield matrix
-
-
 def entropy_bits(weight: torch.Tensor, bound: float) -> float:
     """Bits of all weights, each as often as its integer occurs."""
     counts = torch.unique(torch.round(weight / (2 * bound)), return_counts=True)[1].double()
@@ -102,8 +87,8 @@ def measure_sz(figures: Figures, weight: torch.Tensor, bound: float) -> None:
     target = torch.empty_like(weight)
     rows, columns = range(encoded.rows), range(encoded.columns)
     figures.bytes += encoded.size_bytes
-    figures.encode_seconds += best_of(lambda: encode(weight, spec))
-    figures.decode_seconds += best_of(lambda: decode_into(target, encoded, rows, columns))
+    figures.encode_seconds += seconds_of(lambda: encode(weight, spec), RUNS)
+    figures.decode_seconds += seconds_of(lambda: decode_into(target, encoded, rows, columns), RUNS)
     assert bool(((target.double() - weight.double()).abs() <= bound).all())
 
 
@@ -118,18 +103,8 @@ def measure_sz3(figures: Figures, weight: torch.Tensor, bound: float, algorithm:
     array = weight.numpy()
     packed = pysz.sz.compress(array, config)[0]
     figures.bytes += packed.nbytes
-    figures.encode_seconds += best_of(lambda: pysz.sz.compress(array, config))
-    figures.decode_seconds += best_of(lambda: pysz.sz.decompress(packed, array.dtype, array.shape))
-
-
-def best_of(action: Callable[[], object]) -> float:
-    """Seconds of processor time of the fastest of `RUNS` runs: other work on the machine counts little."""
-    best = float("inf")
-    for _ in range(RUNS):
-        begin = time.process_time()
-        action()
-        best = min(best, time.process_time() - begin)
-    return best
+    figures.encode_seconds += seconds_of(lambda: pysz.sz.compress(array, config), RUNS)
+    figures.decode_seconds += seconds_of(lambda: pysz.sz.decompress(packed, array.dtype, array.shape), RUNS)
 
 
 def line(figure: Figures, peer: Figures) -> str:

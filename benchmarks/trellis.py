@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +20,8 @@ import torch
 # Transformers takes any module `kernels` on the path for a package that it can use, and imports it: this one must not
 # import Transformers then.
 if __name__ == "__main__":
+    from timing import best_of
+
     from tilepress.kernels import Encoded, decode, matmul, parse_spec
     from tilepress.kernels.cpu.instruction_set import instruction_set
 
@@ -107,17 +107,6 @@ def measure(encoded: Encoded, shape: str, runs: int) -> Figures:
         eight_rows=weights / seconds["eight"],
         many_rows_ratio=seconds["dense many"] / seconds["many"],
     )
-
-
-def best_of(actions: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """The processor's seconds of the fastest run of each."""
-    best = dict.fromkeys(actions, float("inf"))
-    for _ in range(runs):
-        for name, action in actions.items():
-            begin = time.process_time()
-            action()
-            best[name] = min(best[name], time.process_time() - begin)
-    return best
 
 
 def line(figure: Figures) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import zfpy
 # import Transformers then.
 if __name__ == "__main__":
     from safetensors import safe_open
+    from timing import best_of
 
     from tilepress.kernels import Encoded, parse_spec
     from tilepress.kernels.cpu.instruction_set import instruction_set
@@ -147,17 +147,6 @@ def encoded_by_hand(weight: torch.Tensor, params: ZfpParams) -> Encoded:
     payload, sizes = encode_panels(weight, params)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
     return Encoded(params, tuple(weight.shape), torch.float32, {"payload": payload.clone(), "offsets": offsets})
-
-
-def best_of(actions: dict[str, Callable[[], object]], runs: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Seconds by a clock of the fastest of `runs` runs of each, in turns."""
-    best = dict.fromkeys(actions, float("inf"))
-    for _ in range(runs):
-        for name, action in actions.items():
-            begin = clock()
-            action()
-            best[name] = min(best[name], clock() - begin)
-    return best
 
 
 def line(figure: Figures) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -50,3 +50,27 @@ def require_on(other: torch.Tensor, name: str, tensor: torch.Tensor) -> None:
     """Raise `CodecError` unless two tensors lie on the same device."""
     if tensor.device != other.device:
         raise CodecError(f"{name} is on {tensor.device}, the codes on {other.device}")
+
+
+def require_parts(
+    codes: torch.Tensor, wanted: Iterable[tuple[str, torch.Tensor | None, torch.dtype | None, tuple[int, ...]]]
+) -> None:
+    """Check name, part, dtype and shape of each part that is there; codes have to begin at a multiple of 16 bytes.
+
+    Raises:
+        CodecError: a part of another dtype or shape, with gaps, or on another device than the codes.
+    """
+    for name, part, dtype, shape in wanted:
+        if part is None:
+            continue
+        require_on(codes, f"the part {name}", part)
+        if part.dtype != dtype or not part.is_contiguous() or tuple(part.shape) != shape:
+            raise CodecError(f"the part {name} is no contiguous {dtype} of shape {shape}")
+    if codes.data_ptr() % 16:
+        raise CodecError("the part codes does not begin at a multiple of 16 bytes")
+
+
+def require_rows(rows: tuple[int, int], panels: int) -> None:
+    """Raise `CodecError` unless so many panels have these rows."""
+    if not 0 <= rows[0] <= rows[1] <= panels * PANEL_ROWS:
+        raise CodecError(f"there are no rows {rows[0]} to {rows[1]} in {panels} panels")

@@ -13,7 +13,7 @@ import torch
 from tilepress.kernels.cpu.tiles import Parts, TileCode, parts_of
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Int, Launcher, Pointer, launcher
-from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, splits_of
+from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, require_parts, require_rows, splits_of
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout import tiles as layout
@@ -168,8 +168,7 @@ def _pointers(parts: Parts) -> tuple[Pointer, ...]:
 def _check(parts: Parts, code: TileCode, width: int, rows: tuple[int, int]) -> None:
     """Raise `CodecError` unless kernels may read these parts."""
     panels = parts.codes.shape[0] if parts.codes.ndim else 0
-    if not 0 <= rows[0] <= rows[1] <= panels * PANEL_ROWS:
-        raise CodecError(f"there are no rows {rows[0]} to {rows[1]} in {panels} panels of tiles")
+    require_rows(rows, panels)
     if code.group % layout.TILE or code.group < 0:
         raise CodecError(f"a group of {code.group} columns is not a whole number of tiles")
     shape = (panels * PANEL_ROWS, width)
@@ -180,14 +179,7 @@ def _check(parts: Parts, code: TileCode, width: int, rows: tuple[int, int]) -> N
         ("zero_points", parts.zero_points, torch.uint8, constants),
         ("global_scale", parts.global_scale, torch.float32, (layout.GLOBAL_SCALE_COPIES,)),
     )
-    for name, part, dtype, part_shape in wanted:
-        if part is None:
-            continue
-        require_on(parts.codes, f"the part {name}", part)
-        if part.dtype != dtype or not part.is_contiguous() or tuple(part.shape) != part_shape:
-            raise CodecError(f"the part {name} is no contiguous {dtype} of shape {part_shape}")
-    if parts.codes.data_ptr() % 16:
-        raise CodecError("the part codes does not begin at a multiple of 16 bytes")
+    require_parts(parts.codes, wanted)
     if (code.scale_format == "e4m3") != (parts.global_scale is not None):
         raise CodecError("e4m3 scales, and no others, come with a global scale")
 

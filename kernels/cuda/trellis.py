@@ -15,7 +15,7 @@ import torch
 from tilepress.kernels.cpu.trellis import weight_of
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Float, Int, Launcher, Long, Pointer, launcher
-from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, splits_of
+from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, require_parts, require_rows, splits_of
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.rotation import hartley, rotation_of
@@ -245,16 +245,8 @@ def _check(weight: Trellis, rows: tuple[int, int]) -> None:
         ("column_signs", weight.column_signs, torch.uint8, (2 * codes.shape[1],)),
         ("row_signs", weight.row_signs, torch.uint8, (2 * weight.panels,)),
     )
-    for name, part, dtype, shape in wanted:
-        if part is None:
-            continue
-        require_on(codes, f"the part {name}", part)
-        if part.dtype != dtype or not part.is_contiguous() or tuple(part.shape) != shape:
-            raise CodecError(f"the part {name} is no contiguous {dtype} of shape {shape}")
-    if codes.data_ptr() % 16:
-        raise CodecError("the part codes does not begin at a multiple of 16 bytes")
-    if not 0 <= rows[0] <= rows[1] <= weight.panels * PANEL_ROWS:
-        raise CodecError(f"there are no rows {rows[0]} to {rows[1]} in {weight.panels} panels")
+    require_parts(codes, wanted)
+    require_rows(rows, weight.panels)
 
 
 def _decode(
