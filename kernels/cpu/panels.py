@@ -14,11 +14,12 @@ import torch
 
 from tilepress.kernels import _native
 from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 
-BLOCK_VALUES = 1 << 21
-"""Weights that are decoded at a time for many rows of x: 4 MiB in bfloat16, which the last cache holds."""
+BLOCK_BYTES = 1 << 22
+"""Of the weights that are decoded at a time for many rows of x, so that the last cache holds them."""
 
 
 class NativeWeight(Protocol):
@@ -114,14 +115,25 @@ def matmul_by_blocks(
 ) -> torch.Tensor:
     """As `matmul`, for any number of rows of x: PyTorch's matmul with one block of decoded rows after the other."""
     columns, height = x.shape[-1], rows[1] - rows[0]
-    vectors = x.reshape(x.shape[:-1].numel(), columns)
+    dtype = dtype_of_many(x.dtype)
+    vectors = x.reshape(x.shape[:-1].numel(), columns).to(dtype)
     y = x.new_empty((vectors.shape[0], height))
-    step = max(1, BLOCK_VALUES // max(1, columns) // PANEL_ROWS) * PANEL_ROWS
-    block = torch.empty(min(step, height), columns, dtype=x.dtype)
+    step = panels_together(columns, dtype) * PANEL_ROWS
+    block = torch.empty(min(step, height), columns, dtype=dtype)
     for first in range(rows[0], rows[1], step):
         last = min(first + step, rows[1])
         values = block[: last - first]
         decode_into(values, (first, last), (0, columns))
         piece = slice(first - rows[0], last - rows[0])
-        y[:, piece] = torch.nn.functional.linear(vectors, values, None if bias is None else bias[piece].to(y.dtype))
+        y[:, piece] = torch.nn.functional.linear(vectors, values, None if bias is None else bias[piece].to(dtype))
     return y.view(*x.shape[:-1], height)
+
+
+def dtype_of_many(dtype: torch.dtype) -> torch.dtype:
+    """In which many rows of x are multiplied: PyTorch's products of 16-bit floats are slow without AVX-512."""
+    return dtype if instruction_set() == "avx512" else torch.float32
+
+
+def panels_together(columns: int, dtype: torch.dtype) -> int:
+    """Panels of so many columns that are decoded at a time for many rows of x."""
+    return max(1, BLOCK_BYTES // (max(1, columns) * dtype.itemsize * PANEL_ROWS))

@@ -24,9 +24,6 @@ from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.rotation import hartley, rotation_of
 from tilepress.kernels.layout.trellis import TrellisParams
 
-BLOCK_VALUES = 1 << 21
-"""Weights that are decoded at a time for many rows of x: 4 MiB in bfloat16, which the last cache holds."""
-
 
 def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
     """Values of the range in `dtype`, bit-identical with the reference."""
@@ -103,7 +100,7 @@ def _matmul(
         _rotate(rotated, column_signs, codes.shape[1])
     y = torch.empty(count, (last - first) * PANEL_ROWS)
     if count > _native.MOST_VECTORS:
-        _multiply_many(rotated.to(_dtype_of_many(x.dtype)), codes, scales, bits, window, first, y)
+        _multiply_many(rotated.to(panels.dtype_of_many(x.dtype)), codes, scales, bits, window, first, y)
     elif count:
         _call(
             _native.trellis_multiply,
@@ -124,16 +121,11 @@ def _matmul(
     return y.to(x.dtype).reshape(*batch, row_last - row_first).contiguous()
 
 
-def _dtype_of_many(dtype: torch.dtype) -> torch.dtype:
-    """In which many rows of x are multiplied: PyTorch's products of 16-bit floats are slow without AVX-512."""
-    return dtype if instruction_set() == "avx512" else torch.float32
-
-
 def _multiply_many(
     x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, bits: int, window: int, first: int, y: torch.Tensor
 ) -> None:
     width, count = codes.shape[1] * PANEL_ROWS, y.shape[1] // PANEL_ROWS
-    step = max(1, BLOCK_VALUES // max(1, width) // PANEL_ROWS)
+    step = panels.panels_together(width, x.dtype)
     block = torch.empty(min(step, count) * PANEL_ROWS, width, dtype=x.dtype)
     for begin in range(0, count, step):
         end = min(begin + step, count)
