@@ -51,6 +51,9 @@ def compress(
     statistics: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the text's statistics are looked for, and kept.")
     ] = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Weight that text by what errors cost: better still.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -70,6 +73,7 @@ def compress(
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         statistics=statistics,
+        gradients=gradients,
         max_shard_bytes=parse_size(max_shard_size),
     )
     with progress("plan", quiet or as_json) as show:

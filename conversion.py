@@ -92,6 +92,7 @@ def compress(
     calibration: str | Path | None = None,
     calibration_tokens: int | None = None,
     statistics: str | Path | None = None,
+    gradients: bool = False,
     workers: int | None = None,
     max_shard_bytes: int = 5_000_000_000,
     restart: bool = False,
@@ -116,6 +117,7 @@ def compress(
         calibration: a text in UTF-8 of the kind that the model is meant for; without one, weights are just rounded.
         calibration_tokens: most tokens of that text to use, 16,384 by default.
         statistics: folder in which the calibration's statistics are looked for, and kept for other conversions.
+        gradients: weight the calibration by what errors cost, which a pass backwards through the model tells.
         workers: tensors that are encoded at the same time; as many as there are processors, at most 4, when left out.
         max_shard_bytes: predicted size at which a new shard is begun.
         restart: throw an unfinished conversion away instead of resuming it.
@@ -136,6 +138,7 @@ def compress(
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         statistics=statistics,
+        gradients=gradients,
         max_shard_bytes=max_shard_bytes,
     )
     target = Path(destination)
@@ -155,6 +158,7 @@ def prepare(
     calibration: str | Path | None = None,
     calibration_tokens: int | None = None,
     statistics: str | Path | None = None,
+    gradients: bool = False,
     max_shard_bytes: int = 5_000_000_000,
 ) -> Job:
     """Look at what is asked for; arguments and errors as for `compress`."""
@@ -164,9 +168,9 @@ def prepare(
     if calibration is not None:
         tokens = DEFAULT_CALIBRATION_TOKENS if calibration_tokens is None else calibration_tokens
         folder = Path(statistics) if statistics is not None else None
-        prepared = Calibration.prepare(checkpoint, calibration, tokens, folder)
-    elif calibration_tokens is not None or statistics is not None:
-        raise RecipeError("a number of tokens and a folder of statistics belong to a calibration; name a text")
+        prepared = Calibration.prepare(checkpoint, calibration, tokens, folder, gradients)
+    elif calibration_tokens is not None or statistics is not None or gradients:
+        raise RecipeError("tokens, statistics and gradients belong to a calibration; name a text")
     if size is None and bits is None and max_kl is None:
         if codecs is not None:
             raise RecipeError("a choice of codecs belongs to a budget: a size, bits per weight or a KL divergence")
@@ -262,7 +266,7 @@ def _notes(plan: Plan, calibration: Calibration | None) -> list[str]:
     if calibration is None:
         return []
     eager = [tensor.slot.name for tensor in plan.tensors if uses_statistics(tensor.slot.params)]
-    left = calibration.without_statistics(eager)
+    left = [name for name in eager if not calibration.has_statistics(name)]
     if not left:
         return []
     names = ", ".join(left[:_MOST_NAMES]) + (f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else "")

@@ -121,12 +121,15 @@ def points() -> Iterator[Point]:
             yield from both(line, spec)
             given = {"codec": spec, "embeddings": spec}
             yield Point(f"{spec} own", f"{line}, calibrated", given, is_calibrated=True, shares_statistics=False)
+            yield Point(f"{spec} gradients", f"{line}, gradients", {**given, "gradients": True}, is_calibrated=True)
     quick = " ".join([*(f"trellis:bits={bits},window=12" for bits in range(2, 8)), "int:bits=8", "none"])
     for ending, codecs in ((" window=12", quick), ("", None)):
         for bits in (4.0, 5.0, 3.5, 6.0):
             options = {"bits": bits, "codecs": codecs}
             name = f"budget {bits:g} bits{ending}"
             yield Point(name, f"budget{ending}", options, is_calibrated=True, shares_statistics=bool(ending))
+            weighted = {**options, "gradients": True}
+            yield Point(f"{name} gradients", f"budget{ending}, gradients", weighted, is_calibrated=True)
 
 
 class Judge:
@@ -208,7 +211,8 @@ class Bench:
         if point.is_calibrated:
             calibration = {"calibration": self._calibration_text, "calibration_tokens": self._tokens}
             if point.shares_statistics:
-                calibration["statistics"] = self._folder / "statistics"
+                kind = "gradients" if point.options.get("gradients") else "statistics"
+                calibration["statistics"] = self._folder / kind
         compress(self._checkpoint, target, **point.options, **calibration)
         container = Container.open(target)
         return peers.Made(

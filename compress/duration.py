@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 _TRIAL_VALUES = 1 << 17
 """Values of a trial, about: small beside a matrix of a model for which waiting is long."""
 
-Kind = tuple[Params, int, int, bool]
-"""Codec, rows and columns of a matrix, and whether errors are fed back: what its time depends on."""
+Kind = tuple[Params, int, int, bool, bool]
+"""Codec, rows and columns of a matrix, and whether errors are fed back along columns, and rows: what its time depends
+on."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +119,23 @@ def _try_walk(calibration: Calibration, tensors: Sequence[PlannedTensor], kinds:
 def _kind(tensor: PlannedTensor, calibration: Calibration | None) -> Kind:
     slot = tensor.slot
     rows, columns = matrix_shape(slot.shape[::-1] if slot.transposed else slot.shape)
-    has_statistics = calibration is not None and calibration.model.layer(slot.name) is not None
-    return slot.params, rows, columns, has_statistics and uses_statistics(slot.params)
+    if calibration is None or not uses_statistics(slot.params) or not calibration.has_statistics(slot.name):
+        return slot.params, rows, columns, False, False
+    return slot.params, rows, columns, True, calibration.has_outputs(slot.name, rows)
 
 
 def _try_out(checkpoint: Checkpoint, tensor: PlannedTensor, kind: Kind, workers: int) -> Trial | None:
     """Encode the first panels of a tensor; nothing for values that the conversion itself will refuse."""
-    params, rows, columns, feeds_back = kind
+    params, rows, columns, feeds_back, along_rows = kind
     weight = checkpoint.tensor(tensor.slot.name)
     matrix = weight.T if tensor.slot.transposed else weight.reshape(rows, columns)
-    statistics = Statistics(torch.eye(columns)) if feeds_back else None
     more = min(rows, max(PANEL_ROWS, _TRIAL_VALUES // columns // PANEL_ROWS * PANEL_ROWS))
     fewer = min(more, max(PANEL_ROWS, more // 4 // PANEL_ROWS * PANEL_ROWS))
 
     def run(count: int) -> None:
         sample = matrix[:count]
-        measure_error(sample, encode(sample, params, None if statistics is None else Statistics(statistics.moments)))
+        statistics = Statistics(torch.eye(columns), torch.eye(count) if along_rows else None) if feeds_back else None
+        measure_error(sample, encode(sample, params, statistics))
 
     try:
         run(PANEL_ROWS)  # The first time, libraries set themselves up.

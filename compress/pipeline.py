@@ -42,8 +42,9 @@ class Progress:
     """State of a conversion after a tensor has been written.
 
     Attributes:
-        name: of the tensor; empty for the report that opens a resumed conversion.
-        record: what was written; nothing in that first report.
+        name: of the tensor, or of a step of the calibration before the first one; empty for the report that opens a
+            resumed conversion.
+        record: what was written; nothing in reports of steps and in that first one.
         done_bytes: bytes of the source that are done.
         total_bytes: bytes of the source.
         resumed_bytes: bytes of the source that an earlier run had done.
@@ -111,7 +112,7 @@ def run_plan(
     slots = [[tensor.slot for tensor in shard] for shard in plan.shards]
     identity = checkpoint.identity()
     if calibration is not None:
-        identity += f" calibrated with {calibration.origin.text}"
+        identity += f" calibrated with {calibration.origin.key}"
     with ContainerWriter(destination, slots, identity, plan.summary, restart) as writer:
         writer.write_documents(documents)
         sizes = {tensor.slot.name: tensor for tensor in plan.tensors}
@@ -122,7 +123,12 @@ def run_plan(
         done = resumed
         if report and resumed:
             report(Progress("", None, done, total, resumed))
-        for tensors, statistics in _stages(checkpoint, remaining, writer, calibration):
+
+        def show(what: str, step: int, steps: int) -> None:
+            if report:
+                report(Progress(f"({what}, step {step} of {steps})", None, done, total, resumed))
+
+        for tensors, statistics in _stages(checkpoint, remaining, writer, calibration, show):
             for tensor, (encoded, error) in _encode_all(checkpoint, tensors, statistics, workers):
                 record = writer.write(tensor.slot, encoded, error)
                 done += tensor.source_bytes
@@ -162,6 +168,7 @@ def _stages(
     remaining: Sequence[PlannedTensor],
     writer: ContainerWriter,
     calibration: Calibration | None,
+    show: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Sequence[PlannedTensor], Mapping[str, Statistics]]]:
     """Tensors that can be encoded side by side, with the statistics for them; those before must be written by then."""
     if calibration is None:
@@ -172,7 +179,7 @@ def _stages(
         written = writer.read(name)
         return checkpoint.tensor(name) if written is None else written
 
-    run = calibration.begin(writer.folder, checkpoint.tensor, read)
+    run = calibration.begin(writer.folder, checkpoint.tensor, read, show)
     for stage, group in groupby(remaining, key=lambda tensor: calibration.stage(tensor.slot.name)):
         tensors = list(group)
         yield (

@@ -200,7 +200,7 @@ class BudgetCompressor:
         origin = self._calibration.origin if self._calibration is not None else None
         facts = [
             self._checkpoint.identity(),
-            [origin.text, origin.tokens] if origin is not None else None,
+            [origin.key, origin.tokens] if origin is not None else None,
             str(self.budget),
             [params.spec() for params in self._specs],
             self._max_shard_bytes,

@@ -12,7 +12,7 @@ called with (masks, rotary embeddings, ALiBi biases, ...), and each block is lat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -82,6 +82,26 @@ class BlockModel:
         if place is None or place.is_expert or place.is_rearranged or place.parameter != "weight":
             return None
         return place.module if isinstance(place.module, (nn.Linear, Conv1D)) else None
+
+    def layers(self, stage: int, names: Iterable[str]) -> dict[str, nn.Module]:
+        """Those of the tensors `names` that are weights of linear layers of one stage -> the layers."""
+        in_stage = (name for name in names if self.stage(name) == stage)
+        return {name: layer for name in in_stage if (layer := self.layer(name)) is not None}
+
+    def tables(self, names: Iterable[str]) -> dict[str, nn.Module]:
+        """Those of the tensors `names` that are looked up in front of the blocks -> the modules that do so."""
+        places = ((name, self._skeleton.find(name)) for name in names if self.stage(name) == 0)
+        return {
+            name: place.module
+            for name, place in places
+            if place is not None and place.parameter == "weight" and isinstance(place.module, nn.Embedding)
+        }
+
+    def tied_heads(self, names: Iterable[str]) -> dict[str, nn.Module]:
+        """The one of the tensors `names` that the head multiplies with, but as which it is not stored -> the head."""
+        ties = getattr(self._model, "all_tied_weights_keys", None) or {}
+        sources = {source for name, source in ties.items() if self._is_of_head(name)}
+        return {name: self._head for name in names if self._head and self._targets[name].name in sources}
 
     @contextmanager
     def loaded(self, stage: int, read: Read) -> Iterator[None]:

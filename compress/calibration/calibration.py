@@ -5,6 +5,9 @@
              it runs again with what they decode to  ->  the states in front of the next block
     last:    the head, with statistics of what the last block gives
 
+With gradients, statistics of all stages come from one pass through the uncompressed model instead, before anything
+is coded.
+
 The states in front of the current block are kept beside the unfinished container, so an interrupted conversion goes
 on at the block where it stopped. On one machine with one number of threads it then writes the same bytes.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +25,14 @@ import torch
 import xxhash
 from safetensors.torch import save_file
 
+from tilepress.compress.calibration.backwards import Show
 from tilepress.compress.calibration.blocks import BlockModel, Read
+from tilepress.compress.calibration.gradients import (
+    MOST_OUTPUTS,
+    GradientCollector,
+    gather_with_gradients,
+    most_windows,
+)
 from tilepress.compress.calibration.moments import MomentCollector
 from tilepress.compress.calibration.statistics import Origin, Statistics, load_statistics, save_statistics
 from tilepress.formats.checkpoint import Checkpoint
@@ -72,6 +82,7 @@ class Calibration:
         text: str | Path,
         tokens: int = DEFAULT_CALIBRATION_TOKENS,
         statistics: Path | None = None,
+        gradients: bool = False,
     ) -> Calibration:
         """Cut a text into windows for a checkpoint.
 
@@ -80,6 +91,7 @@ class Calibration:
             text: a file in UTF-8.
             tokens: most tokens to use.
             statistics: folder of statistics to use where they are there, and to keep them in.
+            gradients: whether statistics shall know what errors cost (see `gradients`).
 
         Raises:
             RecipeError: no such text, no tokenizer, or a model that can't be run block by block.
@@ -90,7 +102,7 @@ class Calibration:
         digest = xxhash.xxh3_128()
         for one in windows:
             digest.update(len(one).to_bytes(8, "little") + one.numpy().tobytes())
-        origin = Origin(checkpoint.identity(), digest.hexdigest(), total_tokens(windows))
+        origin = Origin(checkpoint.identity(), digest.hexdigest(), total_tokens(windows), gradients)
         return cls(checkpoint, model, windows, origin, statistics)
 
     def stage(self, name: str) -> int:
@@ -104,40 +116,67 @@ class Calibration:
         windows = cut_windows(tokenizer, read_text(text), self.origin.tokens + tokens, length)
         return windows[len(self.windows) :] or list(self.windows[-max(1, tokens // length) :])
 
-    def begin(self, folder: Path, original: Read, written: Read) -> CalibrationRun:
+    def begin(self, folder: Path, original: Read, written: Read, show: Show | None = None) -> CalibrationRun:
         """Begin, or go on with, the calibration of one conversion.
 
         Args:
             folder: of the unfinished container.
             original: gives a tensor as the checkpoint has it.
             written: gives a tensor of a finished stage as it decodes.
+            show: told of a pass through the model before anything is coded.
         """
-        return CalibrationRun(self, folder / FOLDER, original, written)
+        return CalibrationRun(self, folder / FOLDER, original, written, show)
 
-    def without_statistics(self, names: Iterable[str]) -> list[str]:
-        """Those tensors of which the text tells nothing: tables, heads tied to one, and matrices of fused experts."""
-        return [name for name in names if self.model.layer(name) is None]
+    def has_statistics(self, name: str) -> bool:
+        """Whether the text tells something of a tensor.
+
+        It tells nothing of matrices of fused experts, nor without gradients of tables and heads that are tied to one.
+        """
+        if self.model.layer(name) is not None:
+            return True
+        return self.origin.gradients and bool(self.model.tables([name]))
+
+    def has_outputs(self, name: str, rows: int) -> bool:
+        """Whether statistics of a matrix of so many rows say what errors in these cost together."""
+        return self.origin.gradients and self.model.layer(name) is not None and rows <= MOST_OUTPUTS
 
     def windows_to_run(self) -> int:
         """Windows that will go through the model: none where statistics are kept for all of its stages."""
-        kept = self.statistics
-        stages = range(1, self.model.count + 1)
-        if kept is not None and all(_statistics_file(kept, stage).exists() for stage in stages):
+        if self.statistics is not None and self.are_kept(self.statistics):
             return 0
-        return len(self.windows)
+        return most_windows(self.windows) if self.origin.gradients else len(self.windows)
+
+    def are_kept(self, folder: Path) -> bool:
+        """Whether a folder has statistics of all blocks, and with gradients of what is outside of them, too."""
+        outside = self.origin.gradients
+        stages = range(0 if outside else 1, self.model.count + (2 if outside else 1))
+        return all(_statistics_file(folder, stage).exists() for stage in stages)
+
+    def gather_with_gradients(self, folder: Path, show: Show | None = None) -> None:
+        """Gather the statistics of all stages with gradients, unless a folder has them already."""
+        if self.are_kept(folder):
+            return
+
+        def save(stage: int, found: Mapping[str, Statistics]) -> None:
+            save_statistics(_statistics_file(folder, stage), found, self.origin)
+
+        gather_with_gradients(self.checkpoint, self.model, self.windows, save, show)
 
     def try_block(self) -> tuple[float, float]:
         """Seconds that the first window takes through the first block, with moments gathered and without."""
         model, read = self.model, self.checkpoint.tensor
-        names = [name for name in self.checkpoint.infos if model.stage(name) == 1]
-        layers = {name: layer for name in names if (layer := model.layer(name)) is not None}
+        layers = model.layers(1, self.checkpoint.infos)
         model.prepare(self.windows[:1], read)
         states = model.enter(self.windows[:1], read)[0]
         with model.loaded(1, read):
             model.run(1, states)  # The first time, libraries set themselves up.
             times = [time.perf_counter()]
-            with MomentCollector(layers):
-                model.run(1, states)
+            if self.origin.gradients:
+                with GradientCollector(layers, {}).entered():
+                    model.differentiate(1, states, torch.ones_like(states))
+            else:
+                with MomentCollector(layers):
+                    model.run(1, states)
             times.append(time.perf_counter())
             model.run(1, states)
             times.append(time.perf_counter())
@@ -151,8 +190,11 @@ class Calibration:
 class CalibrationRun:
     """The calibration of one conversion, which asks for stages in rising order."""
 
-    def __init__(self, calibration: Calibration, folder: Path, original: Read, written: Read) -> None:
-        """Keep the states in `folder`."""
+    def __init__(
+        self, calibration: Calibration, folder: Path, original: Read, written: Read, show: Show | None
+    ) -> None:
+        """Keep the states in `folder`, and with gradients the statistics where no place is named for them."""
+        self._show = show
         self._calibration = calibration
         self._model = calibration.model
         self._folder = folder
@@ -166,7 +208,9 @@ class CalibrationRun:
 
         Tensors that are no linear layer's weight, or whose layer is never called, are left out.
         """
-        layers = {name: layer for name in names if (layer := self._model.layer(name)) is not None}
+        if self._calibration.origin.gradients:
+            return self._with_gradients(stage, names)
+        layers = self._model.layers(stage, names)
         if not layers:
             return {}
         kept = self._calibration.statistics
@@ -186,6 +230,12 @@ class CalibrationRun:
         if path is not None:
             save_statistics(path, gathered, self._calibration.origin)
         return gathered
+
+    def _with_gradients(self, stage: int, names: Collection[str]) -> dict[str, Statistics]:
+        folder = self._calibration.statistics or self._folder
+        self._calibration.gather_with_gradients(folder, self._show)
+        found = load_statistics(_statistics_file(folder, stage), self._calibration.origin)
+        return {name: found[name] for name in names if name in found}
 
     def _advance(self, stage: int) -> None:
         """Bring the states in front of a stage, through the blocks before it as they are coded."""

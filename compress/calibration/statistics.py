@@ -7,9 +7,12 @@ A statistics file is a safetensors file: a float32 matrix [columns, columns] a l
 `tilepress_statistics` the JSON
 
     {"version": 1, "source": <identity of the checkpoint>, "text": <xxh3-128 of the tokens>, "tokens": 16384,
-     "layers": {<tensor of the checkpoint>: <name of its matrix in this file>, ...}}
+     "gradients": false,
+     "layers": {<tensor of the checkpoint>: <name of its matrix in this file>, ...},
+     "outputs": {<tensor of the checkpoint>: <name of another matrix in this file>, ...}}
 
-since layers with the same input (the projections of an attention) share one matrix.
+since layers with the same input (the projections of an attention) share one matrix. `outputs` are [rows, rows], of
+gradients, where there are any (see `gradients`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from safetensors.torch import save_file
 from tilepress.formats.safetensors_header import map_tensor, read_header
 from tilepress.kernels import FormatError, RecipeError
 
-DAMPING = 0.01
+DAMPING = 0.03
 """Share of the mean diagonal that is added to it, so that a matrix of few tokens can be inverted."""
 
 _KEY = "tilepress_statistics"
@@ -40,10 +43,13 @@ class Statistics:
     """What is known of the inputs of one layer, or of several that share their input.
 
     Attributes:
-        moments: float32 [columns, columns], mean of x x^T over all tokens.
+        moments: float32 [columns, columns], mean of x x^T over all tokens, or in proportion to it.
+        outputs: float32 [rows, rows], likewise of the gradient at the outputs, where it is known: what errors in two
+            rows cost together.
     """
 
     moments: torch.Tensor
+    outputs: torch.Tensor | None = None
 
     @property
     def columns(self) -> int:
@@ -84,11 +90,18 @@ class Origin:
         source: identity of the checkpoint.
         text: digest of the tokens.
         tokens: their number.
+        gradients: whether tokens are weighted by what errors in them cost (see `gradients`).
     """
 
     source: str
     text: str
     tokens: int
+    gradients: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells a conversion with these statistics from others of the same checkpoint."""
+        return f"{self.text} and its gradients" if self.gradients else self.text
 
 
 def save_statistics(path: Path, statistics: Mapping[str, Statistics], origin: Origin) -> None:
@@ -96,7 +109,9 @@ def save_statistics(path: Path, statistics: Mapping[str, Statistics], origin: Or
     owners: dict[int, str] = {}
     layers = {name: owners.setdefault(id(one.moments), name) for name, one in statistics.items()}
     tensors = {owner: statistics[owner].moments.contiguous() for owner in owners.values()}
-    fields = {"version": _VERSION, **asdict(origin), "layers": layers}
+    outputs = {name: f"outputs of {name}" for name, one in statistics.items() if one.outputs is not None}
+    tensors |= {place: one.outputs for name, place in outputs.items() if (one := statistics[name]).outputs is not None}
+    fields = {"version": _VERSION, **asdict(origin), "layers": layers, "outputs": outputs}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
     save_file(tensors, unfinished, {_KEY: json.dumps(fields)})
@@ -112,17 +127,24 @@ def load_statistics(path: Path, origin: Origin) -> dict[str, Statistics]:
     """
     header = read_header(path)
     fields = _fields(header.metadata.get(_KEY), path)
-    found = Origin(fields["source"], fields["text"], fields["tokens"])
+    found = Origin(fields["source"], fields["text"], fields["tokens"], fields.get("gradients", False))
     if found != origin:
-        what = "checkpoint" if found.source != origin.source else "text"
-        raise RecipeError(f"{path}: holds statistics of another {what}; name another place, or delete the file")
-    shared: dict[str, Statistics] = {}
+        what = "of another checkpoint" if found.source != origin.source else "of another text"
+        if found.gradients != origin.gradients:
+            what = "with gradients" if found.gradients else "without gradients"
+        raise RecipeError(f"{path}: holds statistics {what}; name another place, or delete the file")
+    matrices: dict[str, torch.Tensor] = {}
     for name, entry in header.entries.items():
         if entry.dtype != torch.float32 or len(entry.shape) != 2 or entry.shape[0] != entry.shape[1]:
             raise FormatError(f"{path}, tensor {name}: is no square matrix in float32; gather the statistics again")
-        shared[name] = Statistics(map_tensor(path, entry))
+        matrices[name] = map_tensor(path, entry)
+    outputs = fields.get("outputs", {})
+    shared = {owner: Statistics(matrices[owner]) for owner in matrices}
     try:
-        return {name: shared[owner] for name, owner in fields["layers"].items()}
+        return {
+            name: replace(shared[owner], outputs=matrices[outputs[name]]) if name in outputs else shared[owner]
+            for name, owner in fields["layers"].items()
+        }
     except KeyError as missing:
         raise FormatError(f"{path}: has no tensor {missing}; gather the statistics again") from None
 
@@ -135,7 +157,8 @@ def _fields(text: str | None, path: Path) -> dict[str, Any]:
             fields["version"] == _VERSION
             and type(fields["tokens"]) is int
             and all(isinstance(fields[key], str) for key in ("source", "text"))
-            and all(isinstance(owner, str) for owner in layers.values())
+            and type(fields.get("gradients", False)) is bool
+            and all(isinstance(owner, str) for owner in [*layers.values(), *fields.get("outputs", {}).values()])
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False

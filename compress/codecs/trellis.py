@@ -88,11 +88,11 @@ class Basis:
 
     def rotate_moments(self, moments: torch.Tensor) -> torch.Tensor:
         """Second moments of inputs, [columns, columns], float32 or float64 -> those of rotated inputs, padded."""
-        columns = moments.shape[0]
-        rotated = torch.nn.functional.pad(moments, (0, -columns % PANEL_ROWS, 0, -columns % PANEL_ROWS))
-        if self.column_signs is None:
-            return rotated
-        return rotate(rotate(rotated, self.column_signs).T, self.column_signs).T
+        return _rotate_moments(moments, self.column_signs)
+
+    def rotate_outputs(self, moments: torch.Tensor) -> torch.Tensor:
+        """Second moments of gradients at outputs, [rows, rows] -> those at rotated outputs, padded."""
+        return _rotate_moments(moments, self.row_signs)
 
 
 def choose_scales(rotated: torch.Tensor, params: TrellisParams) -> torch.Tensor:
@@ -136,14 +136,17 @@ def quantize_strip(
     Raises:
         BackendError: the native kernels are not built.
     """
+    scale = scales.float()[:, None]
+    codes, integers = _search(divide(strip, scale), params)
+    return codes, integers.mul_(scale)
+
+
+def _search(wanted: torch.Tensor, params: TrellisParams) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         from tilepress.kernels.cpu.trellis_search import search
     except ImportError:
         raise BackendError("the codec trellis can't be encoded: the native kernels are not built") from None
-    scale = scales.float()[:, None]
-    survivors = SURVIVORS[params.effort][params.bits - 1]
-    codes, integers = search(divide(strip, scale), params.bits, params.window, survivors)
-    return codes, integers.mul_(scale)
+    return search(wanted, params.bits, params.window, SURVIVORS[params.effort][params.bits - 1])
 
 
 def assemble(
@@ -174,25 +177,62 @@ def assemble(
 
 
 class _Strips:
-    """Codes strips of 16 columns for `error_feedback`."""
+    """Codes strips of 16 columns for `error_feedback`, and with a factor of the outputs feeds back along rows, too.
+
+    Whatever the strip, an error e in the rows of a panel is made up for by later rows as `error_feedback` has it for
+    columns: with U the factor, they are to have (U_panel^-1 U_panel,later)^T e less.
+    """
 
     step = PANEL_ROWS
     group = 0
 
-    def __init__(self, params: TrellisParams) -> None:
-        self._params = params
+    def __init__(self, params: TrellisParams, output_factor: torch.Tensor | None) -> None:
+        self._params, self._output_factor = params, output_factor
+        self._shares: torch.Tensor | None = None
         self.scales = torch.empty(0)
         self.codes: list[torch.Tensor] = []
 
     def begin_group(self, values: torch.Tensor, importance: torch.Tensor) -> None:
         """Choose the scales of the rows; the rotation has made all columns of about equal importance."""
         self.scales = choose_scales(values.T, self._params)
+        if self._output_factor is not None:
+            self._shares = _shares(self._output_factor, self.scales.float())
 
     def quantize(self, values: torch.Tensor) -> torch.Tensor:
         """Code a strip [16, rows], and return what it decodes to."""
-        codes, decoded = quantize_strip(values.T.contiguous(), self.scales, self._params)
+        strip = values.T.contiguous()
+        if self._shares is None:
+            codes, decoded = quantize_strip(strip, self.scales, self._params)
+        else:
+            codes, decoded = _quantize_panels(strip, self.scales, self._shares, self._params)
         self.codes.append(codes)
         return decoded.T
+
+
+def _shares(factor: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """What each row makes up of errors in each panel's rows, in units of scales: [panels, rows, 16]."""
+    rows = len(factor)
+    of_panels = factor.reshape(-1, PANEL_ROWS, rows)
+    own = torch.stack([of_panels[i, :, i * PANEL_ROWS : (i + 1) * PANEL_ROWS] for i in range(len(of_panels))])
+    shares = torch.linalg.solve(own, of_panels) * scales.reshape(-1, PANEL_ROWS, 1)
+    return divide(shares, scales).transpose(1, 2).contiguous()
+
+
+def _quantize_panels(
+    strip: torch.Tensor, scales: torch.Tensor, shares: torch.Tensor, params: TrellisParams
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `quantize_strip`, panel by panel, with what a panel has missed taken out of those below it."""
+    scale = scales.float()[:, None]
+    wanted = divide(strip, scale)
+    found = torch.empty_like(wanted)
+    codes = []
+    for panel, share in enumerate(shares):
+        first, last = panel * PANEL_ROWS, (panel + 1) * PANEL_ROWS
+        of_panel, found[first:last] = _search(wanted[first:last], params)
+        codes.append(of_panel)
+        missed = wanted[first:last] - found[first:last]
+        wanted[last:].addmm_(share[last:], missed, alpha=-1)
+    return torch.cat(codes), found.mul_(scale)
 
 
 def encode(weight: torch.Tensor, params: TrellisParams, statistics: Statistics | None = None) -> Encoded:
@@ -208,6 +248,8 @@ def encode(weight: torch.Tensor, params: TrellisParams, statistics: Statistics |
         raise CodecError(f"codec trellis has no code for values beyond {LARGEST:g}; give this tensor another codec")
     if statistics is not None and statistics.columns != matrix.shape[1]:
         raise CodecError(f"the statistics are of {statistics.columns} inputs, not {matrix.shape[1]}")
+    if statistics is not None and statistics.outputs is not None and len(statistics.outputs) != matrix.shape[0]:
+        raise CodecError(f"the statistics are of {len(statistics.outputs)} outputs, not {matrix.shape[0]}")
     shape = tuple(weight.shape)
     basis = Basis.of(shape, params)
     rows, columns = padded_shape(shape)
@@ -216,12 +258,21 @@ def encode(weight: torch.Tensor, params: TrellisParams, statistics: Statistics |
         return assemble([codes], torch.zeros(rows, dtype=torch.bfloat16), basis, params, shape, weight.dtype)
     rotated = basis.rotate_weight(matrix.float())
     if statistics is not None:
-        strips = _Strips(params)
+        output_factor = None
+        if statistics.outputs is not None:
+            output_factor = Statistics(basis.rotate_outputs(statistics.outputs.double())).factor
+        strips = _Strips(params, output_factor)
         feed_back(rotated, Statistics(basis.rotate_moments(statistics.moments.double())).factor, strips)
         return assemble(strips.codes, strips.scales, basis, params, shape, weight.dtype)
     scales = choose_scales(rotated, params)
     codes, _ = quantize_strip(rotated, scales, params)
     return assemble([codes], scales, basis, params, shape, weight.dtype)
+
+
+def _rotate_moments(moments: torch.Tensor, signs: torch.Tensor | None) -> torch.Tensor:
+    padding = -moments.shape[0] % PANEL_ROWS
+    rotated = torch.nn.functional.pad(moments, (0, padding, 0, padding))
+    return rotated if signs is None else rotate(rotate(rotated, signs).T, signs).T
 
 
 def _signs(side: int, seed: int) -> torch.Tensor:

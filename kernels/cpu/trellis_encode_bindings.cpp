@@ -74,7 +74,7 @@ std::size_t workspace_values(const TrellisSearch& search) {
     return (2 * (kTrellisSteps + 1) + 1) * memories + (std::size_t{1} << search.window) + 128;
 }
 
-std::unique_ptr<const TrellisBook> book_of(int bits) {
+std::unique_ptr<const TrellisBook> make_book(int bits) {
     constexpr float kUnits[] = {1.0f / 4.0f, 1.0f / 2.0f, 2.0f / 3.0f, 1.0f, 2.0f, 4.0f, 8.0f, 8.0f};
     auto book = std::make_unique<TrellisBook>();
     book->units = kUnits[bits - 1];
@@ -84,6 +84,14 @@ std::unique_ptr<const TrellisBook> book_of(int bits) {
     for (std::uint32_t state = 0; state < 1u << 16; ++state)
         book->values[state] = in_units(*book, static_cast<float>(trellis_value(state)));
     return book;
+}
+
+// Made once and kept: error feedback along rows searches tile by tile, which takes hardly longer than making a book.
+const TrellisBook& book_of(int bits) {
+    static std::once_flag made[8];
+    static std::unique_ptr<const TrellisBook> books[8];
+    std::call_once(made[bits - 1], [&] { books[bits - 1] = make_book(bits); });
+    return *books[bits - 1];
 }
 
 void encode(const std::string& instruction_set, int bits, int window, int survivors, std::int64_t panels,
@@ -100,13 +108,13 @@ void encode(const std::string& instruction_set, int bits, int window, int surviv
     const nb::gil_scoped_release released;
     TrellisSearch search{bits, window, survivors};
     if (is_exact_quicker(search)) search.survivors = 0;
-    const auto book = book_of(bits);
+    const TrellisBook& book = book_of(bits);
     Workspaces workspaces(workspace_values(search), std::min<std::int64_t>(std::max(threads, 1), panels * tiles));
     const TrellisTarget target{reinterpret_cast<const float*>(wanted.first), reinterpret_cast<float*>(found.first),
                                reinterpret_cast<std::uint8_t*>(codes.first), tiles};
     parallel(panels * tiles, kTilesAtOnce, threads, [&](std::int64_t first, std::int64_t last) {
         workspaces.lend(
-            [&](std::uint16_t* workspace) { kernels.encode(search, target, *book, workspace, {first, last}); });
+            [&](std::uint16_t* workspace) { kernels.encode(search, target, book, workspace, {first, last}); });
     });
 }
 

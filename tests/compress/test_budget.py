@@ -16,7 +16,8 @@ from tilepress.cli import app
 from tilepress.compress.budget.budget import Budget
 from tilepress.compress.budget.candidates import competing
 from tilepress.compress.budget.conversion import BudgetCompressor
-from tilepress.compress.budget.sensitivity import SEED, measure_sensitivities
+from tilepress.compress.budget.sensitivity import measure_sensitivities
+from tilepress.compress.calibration.backwards import SEED
 from tilepress.compress.calibration.blocks import BlockModel
 from tilepress.compress.calibration.calibration import Calibration
 from tilepress.compress.codecs import encode, expected_error

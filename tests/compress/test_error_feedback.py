@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tilepress.compress.calibration.statistics import Statistics
+from tilepress.compress.calibration.statistics import DAMPING, Statistics
 from tilepress.compress.codecs import encode
 from tilepress.compress.error_feedback import feed_back
 from tilepress.kernels import CodecError, decode
@@ -33,7 +33,7 @@ def gptq_of_the_paper(weight: torch.Tensor, moments: torch.Tensor, bits: int, gr
     """Frantar et al. 2022, algorithm 1, column by column with symmetric groups, in float64 and nothing else."""
     weight = weight.double().clone()
     columns = weight.shape[1]
-    damped = moments.double() + 0.01 * moments.double().diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    damped = moments.double() + DAMPING * moments.double().diagonal().mean() * torch.eye(columns, dtype=torch.float64)
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     coded = torch.zeros_like(weight)
     half = 2 ** (bits - 1)
