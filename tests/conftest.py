@@ -59,3 +59,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "llama"
     save_llama(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a head that is its embedding."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tied-llama"
+    save_llama(folder, tied=True)
+    return folder

@@ -73,7 +73,7 @@ class GradientCollector:
                     _add(self.outputs, name, gradients)
 
             if output.requires_grad:
-                output.register_hook(add)
+                _on_gradient(output, add)
 
         return watch
 
@@ -81,7 +81,7 @@ class GradientCollector:
         def watch(_: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
             if torch.is_grad_enabled():
                 output.requires_grad_()
-                output.register_hook(lambda gradient: _add(self.moments, name, _rows(gradient)))
+                _on_gradient(output, lambda gradient: _add(self.moments, name, _rows(gradient)))
 
         return watch
 
@@ -135,6 +135,10 @@ class _Gatherer:
 
     def take(self) -> None:
         """Hooks have added up everything."""
+
+
+def _on_gradient(output: Any, add: Callable[[torch.Tensor], None]) -> None:
+    output.register_hook(add)
 
 
 def _rows(values: torch.Tensor) -> torch.Tensor:
