@@ -121,7 +121,12 @@ def points() -> Iterator[Point]:
             yield from both(line, spec)
             given = {"codec": spec, "embeddings": spec}
             yield Point(f"{spec} own", f"{line}, calibrated", given, is_calibrated=True, shares_statistics=False)
-            yield Point(f"{spec} gradients", f"{line}, gradients", {**given, "gradients": True}, is_calibrated=True)
+    for ending in (",window=12", ",effort=fast", ""):
+        for bits in (4, 5, 6, 3):
+            spec = f"trellis:bits={bits}{ending}"
+            given = {"codec": spec, "embeddings": spec, "gradients": True}
+            line = "trellis window 12, gradients" if "window" in ending else "trellis, gradients"
+            yield Point(f"{spec} gradients", line, given, is_calibrated=True)
     quick = " ".join([*(f"trellis:bits={bits},window=12" for bits in range(2, 8)), "int:bits=8", "none"])
     for ending, codecs in ((" window=12", quick), ("", None)):
         for bits in (4.0, 5.0, 3.5, 6.0):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tilepress.compress.calibration.statistics import Statistics
-from tilepress.compress.codecs import encode, uses_statistics
+from tilepress.compress.codecs import encode, uses_outputs, uses_statistics
 from tilepress.compress.pipeline import default_workers, shared_processors
 from tilepress.compress.plan import Plan, PlannedTensor
 from tilepress.formats.checkpoint import Checkpoint
@@ -121,7 +121,8 @@ def _kind(tensor: PlannedTensor, calibration: Calibration | None) -> Kind:
     rows, columns = matrix_shape(slot.shape[::-1] if slot.transposed else slot.shape)
     if calibration is None or not uses_statistics(slot.params) or not calibration.has_statistics(slot.name):
         return slot.params, rows, columns, False, False
-    return slot.params, rows, columns, True, calibration.has_outputs(slot.name, rows)
+    along_rows = uses_outputs(slot.params) and calibration.has_outputs(slot.name, rows)
+    return slot.params, rows, columns, True, along_rows
 
 
 def _try_out(checkpoint: Checkpoint, tensor: PlannedTensor, kind: Kind, workers: int) -> Trial | None:

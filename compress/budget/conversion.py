@@ -12,7 +12,13 @@ import xxhash
 
 from tilepress.compress.budget.budget import Budget
 from tilepress.compress.budget.planning import BudgetPlan, plan_budget
-from tilepress.compress.budget.sensitivity import assumed_sensitivities, measure_sensitivities
+from tilepress.compress.budget.sensitivity import (
+    Sensitivity,
+    assumed_sensitivities,
+    measure_sensitivities,
+    sensitivities_of,
+)
+from tilepress.compress.calibration.backwards import Show
 from tilepress.compress.calibration.calibration import Calibration
 from tilepress.compress.pipeline import Conversion, Progress, require_apart, run_plan
 from tilepress.compress.plan import PlannedTensor, make_plan
@@ -28,8 +34,6 @@ MOST_SENSITIVITY_TOKENS = 2048
 
 ATTEMPT_SUFFIX = ".attempt"
 _CAUTION = 0.95
-
-Show = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,9 @@ class BudgetCompressor:
             document = None if restart else read_plan_document(unfinished)
             if document is not None and document.key == self._key():
                 return self._planned(document)
-        sensitivities = assumed_sensitivities(self._checkpoint)
-        if self._calibration is not None:
-            count = max(1, MOST_SENSITIVITY_TOKENS // len(self._calibration.windows[0]))
-            windows = self._calibration.windows[:count]
-            sensitivities = measure_sensitivities(self._checkpoint, self._calibration.model, windows, show)
         stage = self._calibration.stage if self._calibration is not None else None
         return plan_budget(
-            self._checkpoint, self.budget, sensitivities, self._specs, self._max_shard_bytes, stage, show
+            self._checkpoint, self.budget, self._sensitivities(show), self._specs, self._max_shard_bytes, stage, show
         )
 
     def convert(
@@ -189,6 +188,16 @@ class BudgetCompressor:
         shutil.rmtree(attempt, ignore_errors=True)
         found = measure(destination)
         return BudgetConversion(conversion, plan, found, found <= self.budget.kl)
+
+    def _sensitivities(self, show: Show | None) -> dict[str, Sensitivity]:
+        calibration = self._calibration
+        if calibration is None:
+            return assumed_sensitivities(self._checkpoint)
+        if calibration.origin.gradients and calibration.statistics is not None:
+            found = calibration.gather_with_gradients(calibration.statistics, show)
+            return sensitivities_of(self._checkpoint, found)
+        count = max(1, MOST_SENSITIVITY_TOKENS // len(calibration.windows[0]))
+        return measure_sensitivities(self._checkpoint, calibration.model, calibration.windows[:count], show)
 
     def _planned(self, document: PlanDocument) -> BudgetPlan:
         recipe = Recipe.of_names({name: parse_spec(spec) for name, spec in document.specs.items()})

@@ -17,7 +17,7 @@ from tilepress.compress.budget.allocation import Choice, Option, total_bytes, wi
 from tilepress.compress.budget.budget import Budget
 from tilepress.compress.budget.candidates import measure_candidates
 from tilepress.compress.budget.sensitivity import Sensitivity
-from tilepress.compress.codecs import uses_statistics
+from tilepress.compress.codecs import uses_outputs, uses_statistics
 from tilepress.compress.plan import Plan, is_codable, make_plan
 from tilepress.compress.recipe import Recipe
 from tilepress.compress.roles import Role, placements
@@ -159,6 +159,7 @@ def _options(
         found = []
         for each in measure_candidates(checkpoint, slot, specs):
             left = here.feedback_gain if feeds_back and uses_statistics(each.params) else 1.0
+            left *= here.output_gain if feeds_back and uses_outputs(each.params) else 1.0
             found.append(Option(each.params, each.size_bytes, here.kl * left * each.relative_error))
         # Values that no competing codec has codes for (NaN, infinities) stay as they are.
         options[info.name] = found or [Option(NoneParams(), info.size_bytes, 0.0)]

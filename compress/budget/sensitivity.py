@@ -17,6 +17,7 @@ from torch import nn
 from tilepress.compress.calibration.backwards import Show, walk_back
 from tilepress.compress.calibration.blocks import BlockModel
 from tilepress.compress.calibration.moments import MomentCollector
+from tilepress.compress.calibration.statistics import Statistics
 from tilepress.formats.checkpoint import Checkpoint
 
 _DIGITS = 4
@@ -30,10 +31,12 @@ class Sensitivity:
     Attributes:
         kl: KL divergence in nats a token for white noise as strong as the tensor itself; in proportion for less.
         feedback_gain: share of it that is left when errors are fed back (see `error_feedback`), at most 1.
+        output_gain: share of that which is left when they are fed back along rows, too.
     """
 
     kl: float
     feedback_gain: float = 1.0
+    output_gain: float = 1.0
 
 
 class _Squares:
@@ -82,6 +85,16 @@ def measure_sensitivities(
         name: Sensitivity(_rounded(total * squares.energy[name]), _rounded(squares.gains.get(name, 1.0)))
         for name, total in squares.of.items()
     }
+
+
+def sensitivities_of(checkpoint: Checkpoint, statistics: Mapping[str, Statistics]) -> dict[str, Sensitivity]:
+    """Sensitivities from statistics with gradients: the trace of moments is that of the Fisher information."""
+    found = {}
+    for name, one in statistics.items():
+        energy = float(checkpoint.tensor(name).double().square().mean())
+        kl = energy * float(one.moments.double().trace())
+        found[name] = Sensitivity(_rounded(kl), _rounded(one.feedback_gain), _rounded(one.output_gain))
+    return found
 
 
 def assumed_sensitivities(checkpoint: Checkpoint) -> dict[str, Sensitivity]:

@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -148,19 +148,24 @@ class Calibration:
 
     def are_kept(self, folder: Path) -> bool:
         """Whether a folder has statistics of all blocks, and with gradients of what is outside of them, too."""
-        outside = self.origin.gradients
-        stages = range(0 if outside else 1, self.model.count + (2 if outside else 1))
-        return all(_statistics_file(folder, stage).exists() for stage in stages)
+        return all(_statistics_file(folder, stage).exists() for stage in self._stages())
 
-    def gather_with_gradients(self, folder: Path, show: Show | None = None) -> None:
-        """Gather the statistics of all stages with gradients, unless a folder has them already."""
-        if self.are_kept(folder):
-            return
+    def gather_with_gradients(self, folder: Path, show: Show | None = None) -> dict[str, Statistics]:
+        """Statistics with gradients of all stages, which are gathered unless a folder has them."""
 
         def save(stage: int, found: Mapping[str, Statistics]) -> None:
             save_statistics(_statistics_file(folder, stage), found, self.origin)
 
-        gather_with_gradients(self.checkpoint, self.model, self.windows, save, show)
+        if not self.are_kept(folder):
+            gather_with_gradients(self.checkpoint, self.model, self.windows, save, show)
+        found: dict[str, Statistics] = {}
+        for stage in self._stages():
+            found |= load_statistics(_statistics_file(folder, stage), self.origin)
+        return found
+
+    def _stages(self) -> range:
+        """Those that statistics are gathered of at least."""
+        return range(self.model.count + 2) if self.origin.gradients else range(1, self.model.count + 1)
 
     def try_block(self) -> tuple[float, float]:
         """Seconds that the first window takes through the first block, with moments gathered and without."""
@@ -195,6 +200,7 @@ class CalibrationRun:
     ) -> None:
         """Keep the states in `folder`, and with gradients the statistics where no place is named for them."""
         self._show = show
+        self._weighted: dict[str, Statistics] | None = None
         self._calibration = calibration
         self._model = calibration.model
         self._folder = folder
@@ -209,7 +215,7 @@ class CalibrationRun:
         Tensors that are no linear layer's weight, or whose layer is never called, are left out.
         """
         if self._calibration.origin.gradients:
-            return self._with_gradients(stage, names)
+            return self._with_gradients(names)
         layers = self._model.layers(stage, names)
         if not layers:
             return {}
@@ -231,11 +237,12 @@ class CalibrationRun:
             save_statistics(path, gathered, self._calibration.origin)
         return gathered
 
-    def _with_gradients(self, stage: int, names: Collection[str]) -> dict[str, Statistics]:
-        folder = self._calibration.statistics or self._folder
-        self._calibration.gather_with_gradients(folder, self._show)
-        found = load_statistics(_statistics_file(folder, stage), self._calibration.origin)
-        return {name: found[name] for name in names if name in found}
+    def _with_gradients(self, names: Collection[str]) -> dict[str, Statistics]:
+        if self._weighted is None:
+            folder = self._calibration.statistics or self._folder
+            self._weighted = self._calibration.gather_with_gradients(folder, self._show)
+        # As new ones, so that what is computed from them is not kept beyond their stage.
+        return {name: replace(self._weighted[name]) for name in names if name in self._weighted}
 
     def _advance(self, stage: int) -> None:
         """Bring the states in front of a stage, through the blocks before it as they are coded."""

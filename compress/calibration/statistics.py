@@ -58,28 +58,41 @@ class Statistics:
 
     @cached_property
     def factor(self) -> torch.Tensor:
-        """Upper triangular U with H^-1 = U^T U, H damped; float32, computed in float64.
-
-        With J the matrix that reverses an order and L the Cholesky factor of J H J, H = V V^T for the upper triangular
-        V = J L J, hence U = V^-1.
-        """
-        damped = self.moments.double()
-        mean = damped.diagonal().mean()
-        damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-        reversed_lower = torch.linalg.cholesky(damped.flip(0, 1))
-        identity = torch.eye(len(damped), dtype=torch.float64)
-        factor: torch.Tensor = torch.linalg.solve_triangular(reversed_lower.flip(0, 1), identity, upper=True).float()
+        """Upper triangular U with H^-1 = U^T U, H damped; float32, computed in float64."""
+        identity = torch.eye(self.columns, dtype=torch.float64)
+        factor: torch.Tensor = torch.linalg.solve_triangular(_root(self.moments), identity, upper=True).float()
         return factor
 
     @property
     def feedback_gain(self) -> float:
-        """Share of white noise's output error that is left when the noise is fed back, at most 1.
+        """Share of white noise's output error that is left when the noise is fed back along columns, at most 1."""
+        return _gain(self.moments)
 
-        The error of column j that no later column can make up for is e_j^2 / U_jj^2, without feedback e_j^2 H_jj.
-        """
-        left = self.factor.double().diagonal().pow(-2).mean()
-        mean = float(self.moments.double().diagonal().mean())
-        return float(left) / (mean * (1 + DAMPING)) if mean > 0 else 1.0
+    @property
+    def output_gain(self) -> float:
+        """Share of that which is left when it is fed back along rows, too."""
+        return 1.0 if self.outputs is None else _gain(self.outputs)
+
+
+def _root(moments: torch.Tensor) -> torch.Tensor:
+    """Upper triangular V with H = V V^T, H damped; float64.
+
+    With J the matrix that reverses an order and L the Cholesky factor of J H J, it is J L J.
+    """
+    damped = moments.double()
+    mean = damped.diagonal().mean()
+    damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+    reversed_lower: torch.Tensor = torch.linalg.cholesky(damped.flip(0, 1))
+    return reversed_lower.flip(0, 1)
+
+
+def _gain(moments: torch.Tensor) -> float:
+    """The error of column j that no later column can make up for is e_j^2 V_jj^2, without feedback e_j^2 H_jj."""
+    mean = float(moments.double().diagonal().mean())
+    if mean <= 0:
+        return 1.0
+    left = float(_root(moments).diagonal().square().mean())
+    return left / (mean * (1 + DAMPING))
 
 
 @dataclass(frozen=True)

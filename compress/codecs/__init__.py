@@ -45,6 +45,11 @@ def uses_statistics(params: Params) -> bool:
     return bool(getattr(_module(params), "USES_STATISTICS", False))
 
 
+def uses_outputs(params: Params) -> bool:
+    """Whether it makes use of what they say of outputs, too: then its module says `USES_OUTPUTS = True`."""
+    return bool(getattr(_module(params), "USES_OUTPUTS", False))
+
+
 def expected_error(params: Params) -> float | None:
     """Mean squared error over mean square where it is the same for any tensor and known; else nothing.
 

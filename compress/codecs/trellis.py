@@ -30,6 +30,7 @@ from tilepress.kernels.params import Shape
 from tilepress.kernels.reference.rotation import rotate
 
 USES_STATISTICS = True
+USES_OUTPUTS = True
 
 LARGEST = 2.0**96
 """Largest magnitude that can be encoded: sums of squares of rotated rows must stay finite in float64."""
