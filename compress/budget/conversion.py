@@ -16,7 +16,7 @@ from tilepress.compress.budget.sensitivity import (
     Sensitivity,
     assumed_sensitivities,
     measure_sensitivities,
-    sensitivities_of,
+    with_gains_of,
 )
 from tilepress.compress.calibration.backwards import Show
 from tilepress.compress.calibration.calibration import Calibration
@@ -193,11 +193,11 @@ class BudgetCompressor:
         calibration = self._calibration
         if calibration is None:
             return assumed_sensitivities(self._checkpoint)
-        if calibration.origin.gradients and calibration.statistics is not None:
-            found = calibration.gather_with_gradients(calibration.statistics, show)
-            return sensitivities_of(self._checkpoint, found)
         count = max(1, MOST_SENSITIVITY_TOKENS // len(calibration.windows[0]))
-        return measure_sensitivities(self._checkpoint, calibration.model, calibration.windows[:count], show)
+        found = measure_sensitivities(self._checkpoint, calibration.model, calibration.windows[:count], show)
+        if not calibration.origin.gradients or calibration.statistics is None:
+            return found
+        return with_gains_of(found, calibration.gather_with_gradients(calibration.statistics, show))
 
     def _planned(self, document: PlanDocument) -> BudgetPlan:
         recipe = Recipe.of_names({name: parse_spec(spec) for name, spec in document.specs.items()})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -87,14 +87,23 @@ def measure_sensitivities(
     }
 
 
-def sensitivities_of(checkpoint: Checkpoint, statistics: Mapping[str, Statistics]) -> dict[str, Sensitivity]:
-    """Sensitivities from statistics with gradients: the trace of moments is that of the Fisher information."""
-    found = {}
-    for name, one in statistics.items():
-        energy = float(checkpoint.tensor(name).double().square().mean())
-        kl = energy * float(one.moments.double().trace())
-        found[name] = Sensitivity(_rounded(kl), _rounded(one.feedback_gain), _rounded(one.output_gain))
-    return found
+def with_gains_of(
+    sensitivities: Mapping[str, Sensitivity], statistics: Mapping[str, Statistics]
+) -> dict[str, Sensitivity]:
+    """The same, with what error feedback leaves where it uses these statistics.
+
+    Their traces tell of sensitivities, too, but as if a weight's effects on several positions were independent.
+    """
+    return {
+        name: replace(
+            one,
+            feedback_gain=_rounded(statistics[name].feedback_gain),
+            output_gain=_rounded(statistics[name].output_gain),
+        )
+        if name in statistics
+        else one
+        for name, one in sensitivities.items()
+    }
 
 
 def assumed_sensitivities(checkpoint: Checkpoint) -> dict[str, Sensitivity]:

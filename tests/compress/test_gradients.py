@@ -10,8 +10,9 @@ import pytest
 import torch
 import transformers
 
-from tilepress.compress.budget import conversion
-from tilepress.compress.budget.sensitivity import measure_sensitivities, sensitivities_of
+from tilepress.compress.budget.budget import Budget
+from tilepress.compress.budget.candidates import competing
+from tilepress.compress.budget.conversion import BudgetCompressor
 from tilepress.compress.calibration.backwards import SEED
 from tilepress.compress.calibration.blocks import BlockModel
 from tilepress.compress.calibration.calibration import Calibration
@@ -21,10 +22,8 @@ from tilepress.compress.codecs import encode
 from tilepress.compress.pipeline import Progress
 from tilepress.conversion import compress
 from tilepress.formats.checkpoint import open_checkpoint
-from tilepress.formats.summary import summarise
 from tilepress.kernels import CodecError, RecipeError, decode
 
-BUDGET = "trellis:bits=3,window=12 trellis:bits=4,window=12 int:bits=6"
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen. " * 40
 FAMILIES = {
     "llama": transformers.LlamaConfig(
@@ -177,27 +176,15 @@ def test_an_interrupted_conversion_with_gradients_goes_on_to_the_same_bytes(
     assert not (tmp_path / "out" / "calibration").exists()
 
 
-def test_sensitivities_are_about_those_of_the_pass_that_measures_nothing_else(
-    llama: Path, text: Path, tmp_path: Path
-) -> None:
-    calibration = Calibration.prepare(open_checkpoint(llama), text, 2048, tmp_path, gradients=True)
-    found = sensitivities_of(calibration.checkpoint, calibration.gather_with_gradients(tmp_path))
-    windows = calibration.windows
-    alone = measure_sensitivities(calibration.checkpoint, calibration.model, windows)
-    assert found.keys() == alone.keys()
-    for name, one in found.items():
-        # What one weight does to several positions counts as if these were independent of each other.
-        assert one.kl == pytest.approx(alone[name].kl, rel=0.5), name
-        assert 0 < one.output_gain <= 1
-
-
-def test_a_budget_takes_its_sensitivities_from_kept_statistics(
-    llama: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conversion, "measure_sensitivities", None)
-    options: dict[str, Any] = {"calibration": text, "statistics": tmp_path / "kept", "gradients": True}
-    compress(llama, tmp_path / "out", bits=4.5, codecs=BUDGET, **options)
-    assert 4.3 <= summarise(tmp_path / "out").bits_per_weight <= 4.5
+def test_a_budget_knows_what_feedback_leaves_with_kept_statistics(llama: Path, text: Path, tmp_path: Path) -> None:
+    plans = []
+    for gradients in (False, True):
+        calibration = Calibration.prepare(open_checkpoint(llama), text, 512, tmp_path / str(gradients), gradients)
+        specs = competing("trellis:bits=3,window=12 trellis:bits=4,window=12 int:bits=6")
+        compressor = BudgetCompressor(calibration.checkpoint, Budget(bits=4.5), specs, calibration=calibration)
+        plans.append(compressor.plan(tmp_path / "out"))
+    assert all(plan.plan.bits_per_weight <= 4.5 for plan in plans)
+    assert plans[1].predicted_kl < 0.95 * plans[0].predicted_kl
 
 
 def test_gradients_need_a_text(llama: Path, tmp_path: Path) -> None:
