@@ -9,7 +9,10 @@
 //     exponent                       2^n for n + 127 in the lowest bits of float32, zero for n = -127
 //     Packed, widen(const uint8_t*)  16 bytes, and
 //     field<Bits, Place>             the integers that their bits from Bits * Place on make -> Values
-//     from_e4m3(const uint8_t*)      16 codes -> Values
+//     piece<Bits, Number>            the same integers of 16 bytes in the order in which they come fastest -> Values
+//     store_piece<Bits, Number>      put them, or what was made of each, where `field` would have them
+//     e4m3_by_256(const uint8_t*)    16 codes -> a 256th of their Values; an encoder writes no code of NaN but beside a
+//                                    scale that is not finite, which decides alone then
 //
 // Everything is in an unnamed namespace, for the reason that floats.hpp gives.
 #pragma once
@@ -26,25 +29,46 @@ namespace {
 
 constexpr int kMostRows = 4;  // that share the conversion of codes
 
+// `value`s of a line of 16 bytes are 16 bytes' fields, one after the other, `piece`s the same in any order.
 template <class Set, int Bits>
 struct Integers {
     static constexpr int fields = 8 / Bits;
+    static constexpr float unit = 1.0f;
     using Packed = typename Set::Packed;
+    using Values = typename Set::Values;
     static Packed load(const std::uint8_t* bytes) { return Set::widen(bytes); }
     template <int Place>
-    static typename Set::Values value(Packed packed) {
+    static Values value(Packed packed) {
         return Set::template field<Bits, Place>(packed);
+    }
+    template <int Number>
+    static Values piece(const std::uint8_t* bytes) {
+        return Set::template piece<Bits, Number>(bytes);
+    }
+    template <int Number>
+    static void store_piece(float* to, std::int64_t step, Values values) {
+        Set::template store_piece<Bits, Number>(to, step, values);
     }
 };
 
 template <class Set>
 struct E4m3 {
     static constexpr int fields = 1;
+    static constexpr float unit = 256.0f;  // of what the functions below return
     using Packed = typename Set::Values;
-    static Packed load(const std::uint8_t* bytes) { return Set::from_e4m3(bytes); }
+    using Values = Packed;
+    static Packed load(const std::uint8_t* bytes) { return Set::e4m3_by_256(bytes); }
     template <int>
-    static Packed value(Packed packed) {
+    static Values value(Packed packed) {
         return packed;
+    }
+    template <int>
+    static Values piece(const std::uint8_t* bytes) {
+        return load(bytes);
+    }
+    template <int>
+    static void store_piece(float* to, std::int64_t, Values values) {
+        Set::store(to, values);
     }
 };
 
@@ -67,8 +91,12 @@ struct Tile {
     const KvLayout& layout;
     const std::uint8_t* bytes;
 
-    const std::uint16_t* bf16(std::int64_t offset) const {
-        return reinterpret_cast<const std::uint16_t*>(bytes + offset);
+    Values bf16(std::int64_t offset, std::int64_t place) const {
+        return Set::load_bf16(reinterpret_cast<const std::uint16_t*>(bytes + offset) + place);
+    }
+    Values scales(std::int64_t offset, std::int64_t place) const {
+        const Values scales = bf16(offset, place);
+        return Code::unit == 1.0f ? scales : Set::multiply(scales, Set::broadcast(Code::unit));
     }
 
     // Scores of the tile's tokens.
@@ -79,11 +107,9 @@ struct Tile {
         for (std::int64_t channel = 0; channel < layout.key_size; channel += kSide)
             for (int row = 0; row < Rows; ++row) {
                 const Values values = Set::load(query[row] + channel);
-                const Values scales = Set::load_bf16(bf16(layout.key_scales()) + channel);
-                Set::store(scaled[row] + channel, Set::multiply(values, scales));
+                Set::store(scaled[row] + channel, Set::multiply(values, scales(layout.key_scales(), channel)));
                 if (!layout.has_minima()) continue;
-                const Values minima = Set::load_bf16(bf16(layout.key_minima()) + channel);
-                constants[row] = Set::multiply_add(values, minima, constants[row]);
+                constants[row] = Set::multiply_add(values, bf16(layout.key_minima(), channel), constants[row]);
             }
         for (int row = 0; row < Rows; ++row) constants[row] = Set::broadcast(Set::sum(constants[row]));
 
@@ -96,17 +122,18 @@ struct Tile {
                     for (int row = 0; row < Rows; ++row) sums[place][row] = constants[row];
                 const std::uint8_t* codes = bytes + line;
                 for (std::int64_t channel = 0; channel < layout.key_size; ++channel, codes += bytes_a_channel) {
-                    const auto packed = Code::load(codes);
-                    for_each<together>([&](auto place) {
-                        const Values values = Code::template value<first + decltype(place)::value>(packed);
+                    for_each<together>([&](auto number) {
+                        const Values values = Code::template piece<first + decltype(number)::value>(codes);
                         for (int row = 0; row < Rows; ++row)
-                            sums[place][row] =
-                                Set::multiply_add(Set::broadcast(scaled[row][channel]), values, sums[place][row]);
+                            sums[number][row] =
+                                Set::multiply_add(Set::broadcast(scaled[row][channel]), values, sums[number][row]);
                     });
                 }
-                for (int place = 0; place < together; ++place)
+                for_each<together>([&](auto number) {
                     for (int row = 0; row < Rows; ++row)
-                        Set::store(scores[row] + line + (first + place) * bytes_a_channel, sums[place][row]);
+                        Code::template store_piece<first + decltype(number)::value>(scores[row] + line, bytes_a_channel,
+                                                                                    sums[number][row]);
+                });
             });
     }
 
@@ -120,11 +147,11 @@ struct Tile {
             for (std::int64_t token = 0; token < layout.group; token += kSide)
                 for (int row = 0; row < Rows; ++row) {
                     const Values values = Set::load(weights[row] + token);
-                    const Values scales = Set::load_bf16(bf16(layout.value_scales()) + first + token);
-                    Set::store(scaled[row] + token, Set::multiply(values, scales));
+                    Set::store(scaled[row] + token,
+                               Set::multiply(values, scales(layout.value_scales(), first + token)));
                     if (!layout.has_minima()) continue;
-                    const Values minima = Set::load_bf16(bf16(layout.value_minima()) + first + token);
-                    constants[row] = Set::multiply_add(values, minima, constants[row]);
+                    constants[row] =
+                        Set::multiply_add(values, bf16(layout.value_minima(), first + token), constants[row]);
                 }
             for (int row = 0; row < Rows; ++row) constants[row] = Set::broadcast(Set::sum(constants[row]));
             const std::int64_t last = smaller(first + layout.group, layout.value_size);
