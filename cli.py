@@ -212,12 +212,13 @@ def generate(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of probability to draw from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Apply the model's chat template.")] = False,
+    kv: Annotated[str | None, typer.Option(metavar="SPEC", help="Codec of the KV cache, such as int:bits=4.")] = None,
 ) -> None:
     """Write text with a compressed model."""
     from tilepress.runtime.generation import open_for_generation, stream
 
     _without_bars_of_transformers()
-    model, tokenizer = open_for_generation(container)
+    model, tokenizer = open_for_generation(container, kv)
     pieces = stream(
         model,
         tokenizer,

@@ -28,7 +28,8 @@ class KvStore:
     Attributes:
         params: the codec of the tiles.
         window: the fewest of the newest tokens that stay dense, once there are so many.
-        tokens: how many there are.
+        first: number of the first token that is there; those before it have been forgotten.
+        tokens: how many there are, from that one on.
         blocks: tiles, uint8 [tiles, sequences, heads, bytes of a tile], in the order of their tokens.
     """
 
@@ -42,6 +43,7 @@ class KvStore:
 
     def reset(self) -> None:
         """Forget everything, sizes and dtype too."""
+        self.first = 0
         self.blocks: list[torch.Tensor] = []
         self._layout: KvLayout | None = None
         self._keys = self._values = torch.empty(0, 0, 0, 0)
@@ -98,8 +100,12 @@ class KvStore:
         """Keys and values of the window with all its room, both contiguous, and how many tokens are there."""
         return self._keys, self._values, self._dense_tokens
 
-    def append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def append(self, keys: torch.Tensor, values: torch.Tensor, skipped: int = 0) -> None:
         """Add tokens to every sequence: [sequences, heads, tokens, channels].
+
+        Args:
+            keys, values: of the tokens.
+            skipped: how many of them are forgotten at once; only where there were none before.
 
         Raises:
             CodecError: another number of sequences, heads or channels, another dtype or device than before, or what
@@ -109,6 +115,8 @@ class KvStore:
         keys, values = keys.detach(), values.detach()
         if self._layout is None:
             self._start(keys, values)
+            self.first = skipped
+            keys, values = keys[:, :, skipped:], values[:, :, skipped:]
         expected = (self.sequences, self.heads, self._keys.shape[3], self._values.shape[3], self._keys.dtype)
         if (*shape[:2], keys.shape[3], values.shape[3], keys.dtype) != expected or keys.device != self._keys.device:
             raise CodecError(
@@ -116,7 +124,7 @@ class KvStore:
                 f"{self._values.shape[3]} channels, {self._keys.dtype} on {self._keys.device}; "
                 f"not {list(keys.shape)} and {list(values.shape)}, {keys.dtype} on {keys.device}"
             )
-        if self._dense_tokens + shape[2] > self._keys.shape[2]:
+        if self._dense_tokens + keys.shape[2] > self._keys.shape[2]:
             keys = torch.cat([self.window_keys, keys], dim=2)
             values = torch.cat([self.window_values, values], dim=2)
             encoded = (keys.shape[2] - self.window) // self.params.group * self.params.group
@@ -126,6 +134,21 @@ class KvStore:
         self._keys[:, :, self._dense_tokens : last] = keys
         self._values[:, :, self._dense_tokens : last] = values
         self._dense_tokens = last
+
+    def first_without(self, before: int) -> int:
+        """The first token that `forget(before)` would leave."""
+        forgotten = max(0, before - self.first) // self.params.group * self.params.group
+        return self.first + min(forgotten, self.encoded_tokens)
+
+    def forget(self, before: int) -> None:
+        """Drop the tiles that hold only tokens before the one with this number."""
+        forgotten = (self.first_without(before) - self.first) // self.params.group
+        self.first = self.first_without(before)
+        while forgotten:
+            tiles = self.blocks.pop(0)
+            # One by one, those that are left will need no other copy.
+            self.blocks[:0] = [tiles[i : i + 1].clone() for i in range(forgotten, len(tiles))]
+            forgotten = max(0, forgotten - len(tiles))
 
     def crop(self, tokens: int) -> None:
         """Keep the first tokens only. A tile that is cut becomes dense again, as it was decoded.

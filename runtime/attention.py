@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import AttentionInterface
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
 from tilepress.kernels.attention import attend
 from tilepress.kernels.reference import attention as reference
@@ -71,6 +71,11 @@ def attention_forward(
     else:
         result = reference.attend(query, [(0, key.float(), value.float())], key.shape[2], attention)
     return result.transpose(1, 2).contiguous(), None
+
+
+def attends_by_name(model: PreTrainedModel) -> bool:
+    """Whether the model calls the attention function that its config names."""
+    return bool(getattr(model, "_supports_attention_backend", False))
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -18,17 +18,30 @@ from transformers import (
 
 from tilepress.formats.text import context_length
 from tilepress.kernels import RecipeError
+from tilepress.kernels.layout.kv import parse_kv_spec
 from tilepress.runtime.entrants import Entrant
+from tilepress.runtime.kv_generation import use_kv
 
 
-def open_for_generation(container: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def open_for_generation(
+    container: str | Path, kv: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a compressed or uncompressed causal language model in its own dtype, and its tokenizer.
 
+    Args:
+        container: folder, or whatever else `open_checkpoint` opens.
+        kv: codec spec of its KV cache (see `TilepressCache`); None: as Transformers keeps it.
+
     Raises:
-        TilepressError: there is no such model, it is damaged, or it doesn't generate text.
+        TilepressError: there is no such model, it is damaged, it doesn't generate text, or caches have no such codec.
     """
+    if kv is not None:
+        parse_kv_spec(kv)
     entrant = Entrant(container)
-    return entrant.load(entrant.dtype), entrant.tokenizer()
+    model = entrant.load(entrant.dtype)
+    if kv is not None:
+        use_kv(model, kv)
+    return model, entrant.tokenizer()
 
 
 def stream(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map_only
+from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tilepress.kernels.errors import CodecError
@@ -29,16 +30,23 @@ class TilepressCache(Cache):
         kv: codec spec of the tiles: `int:bits=8|4|2`, `fp8` or `none`, each with `group`, the tokens of a tile
             (64 when left out).
         window: the fewest of the newest tokens that stay in the model's dtype.
+        config: of the model. With it, layers with a sliding window forget the tiles that no token sees any more;
+            without it, every layer keeps all tokens.
 
     Raises:
-        CodecError: a codec that caches don't have, or options that it doesn't take.
+        CodecError: a codec that caches don't have, options that it doesn't take, or a model with layers that have no
+            keys and values.
     """
 
-    def __init__(self, kv: str = "int:bits=4", window: int = 16) -> None:
-        """Begin empty; layers come as the model asks for them."""
+    def __init__(self, kv: str = "int:bits=4", window: int = 16, config: PretrainedConfig | None = None) -> None:
+        """Begin empty; without a config, layers come as the model asks for them."""
         params = parse_kv_spec(kv)
         KvStore(params, window)  # refuses what no layer could take
-        super().__init__(layer_class_to_replicate=partial(TilepressLayer, params, window))  # type: ignore[arg-type]
+        layer = partial(TilepressLayer, params, window)
+        if config is None:
+            super().__init__(layer_class_to_replicate=layer)  # type: ignore[arg-type]
+        else:
+            super().__init__(layers=[layer(sliding_window) for sliding_window in _sliding_windows(config)])
         self.kv = params.spec()
 
     @property
@@ -47,26 +55,51 @@ class TilepressCache(Cache):
         return sum(layer.store.nbytes for layer in self.layers if isinstance(layer, TilepressLayer))
 
 
+def _sliding_windows(config: PretrainedConfig) -> list[int]:
+    """Tokens that a query of each layer sees, its own included; 0: all.
+
+    Raises:
+        CodecError: layers that have no keys and values.
+    """
+    text = config.get_text_config(decoder=True)
+    sliding_window = getattr(text, "sliding_window", None) or 0
+    everywhere = "sliding_attention" if sliding_window else "full_attention"
+    kinds = getattr(text, "layer_types", None) or [everywhere] * text.num_hidden_layers
+    windows = {"sliding_attention": sliding_window, "full_attention": 0, "chunked_attention": 0}
+    for kind in kinds:
+        if kind not in windows:
+            raise CodecError(f"a compressed KV cache holds keys and values, and layers of {kind} have none")
+    return [windows[kind] for kind in kinds]
+
+
 class TilepressLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its hook for subclasses
     """The cache of one layer of a model.
 
     Attributes:
         store: its keys and values.
+        sliding_window: tokens that a query sees, its own included; 0: all.
+        is_sliding: whether it has such a window.
     """
 
-    is_sliding = False
     is_compileable = False
     is_croppable = True
     supports_early_init = False
 
-    def __init__(self, params: KvParams, window: int) -> None:
+    def __init__(self, params: KvParams, window: int, sliding_window: int = 0) -> None:
         """Begin empty."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.store = KvStore(params, window)
+        self.sliding_window = sliding_window
+        self.is_sliding = sliding_window > 0
+        self.record_past = False
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing: the first tokens tell the store its sizes."""
         self.is_initialized = True
+
+    def activate_past_recording(self) -> None:
+        """From now on, only `crop` forgets tokens that a sliding window has left: some may be taken back until then."""
+        self.record_past = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -74,29 +107,39 @@ class TilepressLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its h
         """Add tokens, [sequences, heads, tokens, channels].
 
         Returns:
-            Keys and values of all tokens: the very tensors that came where there were none before, else `StoredStates`.
+            Keys and values of all tokens that the new ones see: the very tensors that came where there were none
+            before, else `StoredStates`.
 
         Raises:
             CodecError: tokens that don't fit those that are there.
         """
         self.is_initialized = True
-        is_first = self.store.tokens == 0
-        self.store.append(key_states, value_states)
-        if is_first:
+        if self.get_seq_length() == 0:
+            later = 0 if self.record_past else self._first_seen(key_states.shape[2])
+            self.store.append(key_states, value_states, skipped=later)
             return key_states, value_states
+        if not self.record_past:
+            self.store.forget(self._first_seen(self.get_seq_length()))
+        self.store.append(key_states, value_states)
         return StoredStates(self.store, are_keys=True), StoredStates(self.store, are_keys=False)
 
+    def _first_seen(self, token: int) -> int:
+        """The first token that this token sees."""
+        return max(0, token + 1 - self.sliding_window) if self.is_sliding else 0
+
     def get_mask_sizes(self, query_length: int | torch.Tensor) -> tuple[int, int]:
-        """Tokens that the next queries will see, and the number of the first of them.
+        """Tokens that there will be with the next queries, and the number of the first of them.
 
         `query_length` is the positions of the queries in Transformers before 5.6.
         """
         queries = len(query_length) if isinstance(query_length, torch.Tensor) else query_length
-        return self.store.tokens + queries, 0
+        length = self.get_seq_length()
+        first = self.store.first if self.record_past else self.store.first_without(self._first_seen(length))
+        return length - first + queries, first
 
     def get_seq_length(self) -> int:
-        """Tokens that are there."""
-        return self.store.tokens
+        """Tokens that have come, forgotten ones included."""
+        return self.store.first + self.store.tokens
 
     def get_max_length(self) -> int:
         """-1: there is no most."""
@@ -113,10 +156,19 @@ class TilepressLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its h
         """Remove the last tokens where the number is negative; where it is positive, keep so many.
 
         Transformers has used both meanings.
+
+        Raises:
+            CodecError: a sliding window would show tokens again that have been forgotten.
         """
-        if tokens_to_remove:
-            kept = tokens_to_remove if tokens_to_remove > 0 else self.store.tokens + tokens_to_remove
-            self.store.crop(max(0, kept))
+        length = self.get_seq_length()
+        kept = max(0, tokens_to_remove + length) if tokens_to_remove <= 0 else min(tokens_to_remove, length)
+        if self._first_seen(kept) < self.store.first:
+            raise CodecError(
+                f"a KV cache of {length} tokens can't be cropped to {kept}: its sliding window has forgotten tokens "
+                "that would be seen again; call activate_past_recording before they come"
+            )
+        self.store.crop(kept - self.store.first)
+        self.store.forget(self._first_seen(kept))
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Make sequence i what sequence beam_idx[i] is."""

@@ -11,15 +11,25 @@ import transformers
 
 from tilepress.formats.container import Container
 from tilepress.kernels import FormatError
+from tilepress.kernels.layout.kv import parse_kv_spec
+from tilepress.runtime.kv_generation import use_kv
 
 
-def load(path: str | Path, dtype: str | torch.dtype = "bfloat16", **from_pretrained_arguments: Any) -> Any:
+def load(
+    path: str | Path,
+    dtype: str | torch.dtype = "bfloat16",
+    *,
+    kv: str | None = None,
+    **from_pretrained_arguments: Any,
+) -> Any:
     """Load a compressed checkpoint.
 
     Args:
         path: folder that `tilepress compress`, or `save_pretrained` of a compressed model, has written.
         dtype: of activations and of what is not compressed, by name or as `torch.dtype`; "auto": as in config.json,
             else as most of the source's values.
+        kv: codec spec of the KV cache with which the model generates (see `TilepressCache`); None: as Transformers
+            keeps it.
         from_pretrained_arguments: passed on, such as `device_map` or `attn_implementation`.
 
     Returns:
@@ -27,12 +37,17 @@ def load(path: str | Path, dtype: str | torch.dtype = "bfloat16", **from_pretrai
 
     Raises:
         FormatError: a folder that holds no container, a damaged one, or one that does not match its config.json.
+        CodecError: a codec that KV caches don't have, or a model that has no such cache.
     """
+    if kv is not None:
+        parse_kv_spec(kv)
     container = Container.open(path)
     model_class = _model_class(container)
     if dtype == "auto":
         dtype = _usual_dtype(container)
     model = model_class.from_pretrained(str(path), dtype=dtype, **from_pretrained_arguments)
+    if kv is not None:
+        use_kv(model, kv)
     return model.eval()
 
 

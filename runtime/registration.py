@@ -1,8 +1,8 @@
 """Registers tilepress with Transformers, at no cost for whoever doesn't use Transformers.
 
 Transformers lists methods of quantization in the module `transformers.quantizers.auto`, and kinds of attention in
-`transformers.modeling_utils`. Where such a module is there, tilepress adds its own; where it is not, as soon as it is
-imported, so that it matters not which of the two packages comes first.
+`transformers.modeling_utils`, where BLOOM does not look. Where such a module is there, tilepress adds its own; where it
+is not, as soon as it is imported, so that it matters not which of the two packages comes first.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from types import ModuleType
 ADDITIONS: Mapping[str, str] = {
     "transformers.quantizers.auto": "tilepress.runtime.quantizer",
     "transformers.modeling_utils": "tilepress.runtime.attention",
+    "transformers.models.bloom.modeling_bloom": "tilepress.runtime.bloom_attention",
 }
-"""Modules of Transformers with a list, and the modules of tilepress that add to it when they are imported."""
+"""Modules of Transformers, and those of tilepress that add to them when they are imported."""
 
 
 def register() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from tilepress.runtime.comparison import compare
     from tilepress.runtime.kv_cache import TilepressCache
+    from tilepress.runtime.kv_generation import use_kv
     from tilepress.runtime.loading import load
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "encode",
     "load",
     "matmul",
+    "use_kv",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "decompress": "tilepress.compress.decompress",
     "encode": "tilepress.compress.codecs",
     "load": "tilepress.runtime.loading",
+    "use_kv": "tilepress.runtime.kv_generation",
 }
 """Modules of the names that are not in `tilepress.kernels`."""
 

@@ -128,6 +128,8 @@ def test_bad_input_gets_one_sentence(llama: Path, container: Path, tmp_path: Pat
     assert "no such folder" in refuse("verify", tmp_path / "nope")
     assert "no such file" in refuse("verify", container, "--against", tmp_path / "nope")
     assert "not compressed by tilepress" in refuse("decompress", llama, out)
+    assert "bits=5 is not 2, 4 or 8" in refuse("generate", container, "--prompt", "x", "--kv", "int:bits=5")
+    assert "heads of 16, 32" in refuse("generate", container, "--prompt", "x", "--kv", "fp8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 

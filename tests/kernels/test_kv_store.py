@@ -143,6 +143,25 @@ def test_crop_keeps_the_first_tokens_and_goes_on(tokens: int) -> None:
     assert torch.equal(store.dense_keys()[:, :, -10:], states(2, 3, 100, 32, seed=3)[:, :, -10:])
 
 
+def test_tiles_before_a_token_are_forgotten() -> None:
+    store, whole = filled("int:bits=4", 4000), filled("int:bits=4", 4000)
+    for before, first in ((63, 0), (64, 64), (700, 640), (100, 640), (3000, 2944), (4000, 3968)):
+        assert store.first_without(before) == first
+        store.forget(before)
+        assert (store.first, store.tokens) == (first, 4000 - first)
+        assert_same(store, tuple(states[:, :, first:] for states in contents(whole)))
+        assert sum(block.untyped_storage().nbytes() for block in store.blocks) == sum(b.nbytes for b in store.blocks)
+    store.append(states(2, 3, 100, 32), states(2, 3, 100, 48))
+    assert store.first + store.tokens == 4100
+
+
+def test_tokens_that_come_first_can_be_skipped() -> None:
+    store = KvStore(parse_kv_spec("int:bits=8"))
+    store.append(states(2, 3, 300, 32), states(2, 3, 300, 48), skipped=130)
+    assert (store.first, store.tokens) == (130, 170)
+    torch.testing.assert_close(store.dense_keys(), states(2, 3, 300, 32)[:, :, 130:], rtol=0, atol=0.02)
+
+
 def test_a_cropped_store_gives_memory_back() -> None:
     store, small = filled("int:bits=4", 4000), filled("int:bits=4", 200)
     store.crop(200)

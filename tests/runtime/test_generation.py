@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tilepress.conversion import compress
-from tilepress.kernels import RecipeError
+from tilepress.kernels import CodecError, RecipeError
 from tilepress.runtime.generation import open_for_generation, stream
 
 PROMPT = "Once upon a time"
@@ -37,6 +37,14 @@ def test_pieces_join_to_the_greedy_continuation(opened: Any) -> None:
     assert model.dtype == torch.bfloat16
     text = "".join(stream(model, tokenizer, PROMPT, 20))
     assert text == tokenizer.decode(expected_tokens(model, tokenizer, 20), skip_special_tokens=True)
+
+
+def test_a_compressed_cache_that_the_model_can_not_have_is_refused(llama: Path) -> None:
+    with pytest.raises(CodecError, match="no codec 'zip'"):
+        open_for_generation(llama, kv="zip")
+    model, tokenizer = open_for_generation(llama, kv="int:bits=8")
+    with pytest.raises(CodecError, match="not of 24"):
+        list(stream(model, tokenizer, PROMPT))
 
 
 def test_seed_decides_the_random_choices(opened: Any) -> None:
