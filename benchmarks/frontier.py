@@ -4,7 +4,8 @@
 
 The first 60 % of the text calibrate; windows of 512 tokens from the rest are what models are judged on. A point is
 measured once: what FOLDER/frontier.json has already is left out, so a long run can be stopped and taken up again, and
-`--only 'int*' '*own'` runs a part of it. In the end come a table, frontier.md, and a chart, frontier.png.
+`--only 'int*' '*own'` runs a part of it. In the end come a table, frontier.md, and a chart, frontier.png. `--keep`
+leaves what has been converted in FOLDER/containers and takes it from there, to judge it on other windows, say.
 
 Bits per weight count every matrix, embeddings and head included, with all scales. Unless a point says otherwise,
 embeddings and head take the codec of the blocks. Weights are decoded and activations are in float32, for the base as
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -162,10 +164,10 @@ class Judge:
 class Bench:
     """Makes and measures points of one checkpoint, and keeps the figures."""
 
-    def __init__(self, checkpoint: Path, text: Path, folder: Path, tokens: int, windows: int) -> None:
+    def __init__(self, checkpoint: Path, text: Path, folder: Path, tokens: int, windows: int, keep: bool) -> None:
         """Take up the figures that `folder` has."""
         self._checkpoint, self._folder = checkpoint, folder
-        self._tokens, self._windows = tokens, windows
+        self._tokens, self._windows, self._keep = tokens, windows, keep
         folder.mkdir(parents=True, exist_ok=True)
         whole = text.read_text(encoding="utf-8")
         cut = whole.index("\n", int(CALIBRATION_SHARE * len(whole))) + 1
@@ -189,6 +191,7 @@ class Bench:
     def measure(self, point: Point) -> None:
         """Convert, judge, and keep the figures."""
         begin = time.monotonic()
+        is_there = self._container(point).exists()
         made = self._of_peer(point) if point.peer else self._of_tilepress(point)
         seconds = time.monotonic() - begin
         accuracy = self._judge.accuracy(made.tensors)
@@ -199,10 +202,12 @@ class Bench:
             "is_calibrated": point.is_calibrated,
             "shares_statistics": point.is_calibrated and point.shares_statistics,
             "bits_per_weight": made.bits_per_weight,
-            "seconds": None if point.peer else round(seconds, 1),  # peers code while they are judged
+            # Peers code while they are judged.
+            "seconds": None if point.peer or is_there else round(seconds, 1),
             **asdict(accuracy),
         }
-        shutil.rmtree(self._folder / "container", ignore_errors=True)
+        if not self._keep:
+            shutil.rmtree(self._folder / "containers", ignore_errors=True)
         fields = {"protocol": self.protocol, "points": list(self.figures.values())}
         self._json.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
@@ -211,18 +216,23 @@ class Bench:
         return Judge(self._checkpoint, self._rest, self._windows, LogitsCache(self._folder / "base-logits"))
 
     def _of_tilepress(self, point: Point) -> peers.Made:
-        target = self._folder / "container"
+        target = self._container(point)
         calibration: dict[str, Any] = {}
         if point.is_calibrated:
             calibration = {"calibration": self._calibration_text, "calibration_tokens": self._tokens}
             if point.shares_statistics:
                 kind = "gradients" if point.options.get("gradients") else "statistics"
                 calibration["statistics"] = self._folder / kind
-        compress(self._checkpoint, target, **point.options, **calibration)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            compress(self._checkpoint, target, **point.options, **calibration)
         container = Container.open(target)
         return peers.Made(
             Entrant(target).weights.bits_per_weight, ((name, container.tensor(name)) for name in container)
         )
+
+    def _container(self, point: Point) -> Path:
+        return self._folder / "containers" / re.sub(r"\W+", "-", point.name)
 
     def _of_peer(self, point: Point) -> peers.Made:
         make: Callable[..., peers.Made] = getattr(peers, str(point.peer))
@@ -293,9 +303,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=CALIBRATION_TOKENS, help="of the calibration")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="that models are judged on")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of points, as `int*`")
+    parser.add_argument("--keep", action="store_true", help="keep containers, and take those that are there")
     parser.add_argument("--list", action="store_true", help="only say which points there are")
     options = parser.parse_args()
-    bench = Bench(options.checkpoint, options.text, options.out, options.tokens, options.windows)
+    bench = Bench(options.checkpoint, options.text, options.out, options.tokens, options.windows, options.keep)
     for point in points():
         if point.name in bench.figures or not any(fnmatch.fnmatchcase(point.name, one) for one in options.only):
             continue

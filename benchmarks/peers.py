@@ -103,6 +103,8 @@ def hqq(checkpoint: Checkpoint, bits: int, group: int) -> Made:
         packed, meta = Quantizer.quantize(
             weight.float(), nbits=bits, group_size=group, axis=1, device="cpu", compute_dtype=torch.float32
         )
+        for name in ("scale", "zero"):
+            meta[name] = meta[name].half().float()
         decoded: torch.Tensor = Quantizer.dequantize(packed, meta)
         return decoded.reshape(weight.shape)
 

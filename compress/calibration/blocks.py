@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tilepress.compress.calibration.experts import Expert, by_numbers, places_of_experts, source_pattern
 from tilepress.formats.checkpoint import Checkpoint
-from tilepress.formats.names import Target
 from tilepress.formats.skeleton import Skeleton
 from tilepress.formats.text import first_line
 from tilepress.kernels import RecipeError
@@ -68,6 +68,10 @@ class BlockModel:
         self._targets = {name: skeleton.target(name) for name in checkpoint.infos}
         self._calls: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         self._gives_tuple: bool | None = None
+        self._experts = places_of_experts(skeleton, checkpoint.infos)
+        if skeleton.model._can_set_experts_implementation():
+            # One product an expert, which `experts` can tell from others.
+            skeleton.model.set_experts_implementation("eager")
 
     def stage(self, name: str) -> int:
         """Stage of a tensor of the checkpoint."""
@@ -87,6 +91,10 @@ class BlockModel:
         """Those of the tensors `names` that are weights of linear layers of one stage -> the layers."""
         in_stage = (name for name in names if self.stage(name) == stage)
         return {name: layer for name in in_stage if (layer := self.layer(name)) is not None}
+
+    def experts(self, names: Iterable[str]) -> dict[str, Expert]:
+        """Those of the tensors `names` that are matrices of experts which are merged on loading -> their places."""
+        return {name: self._experts[name] for name in names if name in self._experts}
 
     def tables(self, names: Iterable[str]) -> dict[str, nn.Module]:
         """Those of the tensors `names` that are looked up in front of the blocks -> the modules that do so."""
@@ -289,8 +297,8 @@ class BlockModel:
         if converter is None:
             return read(names[0])
         found: dict[str, list[torch.Tensor]] = {pattern: [] for pattern in converter.source_patterns}
-        for name in sorted(names, key=_by_numbers):
-            found[_pattern(self._targets[name])].append(read(name))
+        for name in sorted(names, key=by_numbers):
+            found[source_pattern(self._targets[name])].append(read(name))
         values: dict[str, Any] = dict(found)
         for operation in converter.operations:
             values = operation.convert(
@@ -364,14 +372,3 @@ def _filled(args: tuple[Any, ...], states: torch.Tensor) -> tuple[Any, ...]:
 
 def _filled_options(kwargs: dict[str, Any], states: torch.Tensor) -> dict[str, Any]:
     return {**kwargs, "hidden_states": states} if "hidden_states" in kwargs else kwargs
-
-
-def _pattern(target: Target) -> str:
-    """The converter's source pattern that the name matched."""
-    pattern: str = target.converter.rename_source_key(target.plain)[1]
-    return pattern
-
-
-def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts expert 10 behind expert 9."""
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]

@@ -130,9 +130,9 @@ class Calibration:
     def has_statistics(self, name: str) -> bool:
         """Whether the text tells something of a tensor.
 
-        It tells nothing of matrices of fused experts, nor without gradients of tables and heads that are tied to one.
+        Without gradients it tells nothing of tables and heads that are tied to one.
         """
-        if self.model.layer(name) is not None:
+        if self.model.layer(name) is not None or self.model.experts([name]):
             return True
         return self.origin.gradients and bool(self.model.tables([name]))
 
@@ -177,7 +177,7 @@ class Calibration:
             model.run(1, states)  # The first time, libraries set themselves up.
             times = [time.perf_counter()]
             if self.origin.gradients:
-                with GradientCollector(layers, {}).entered():
+                with GradientCollector(layers).entered():
                     model.differentiate(1, states, torch.ones_like(states))
             else:
                 with MomentCollector(layers):
@@ -217,16 +217,17 @@ class CalibrationRun:
         if self._calibration.origin.gradients:
             return self._with_gradients(names)
         layers = self._model.layers(stage, names)
-        if not layers:
+        experts = self._model.experts(names)
+        if not layers and not experts:
             return {}
         kept = self._calibration.statistics
         path = _statistics_file(kept, stage) if kept is not None else None
         if path is not None and path.exists():
             found = load_statistics(path, self._calibration.origin)
             if layers.keys() <= found.keys():
-                return {name: found[name] for name in layers}
+                return {name: found[name] for name in (*layers, *experts) if name in found}
         self._advance(stage)
-        with MomentCollector(layers) as collector:
+        with MomentCollector(layers, experts) as collector:
             if stage <= self._model.count:
                 with self._model.loaded(stage, self._original):
                     self._each(lambda states: self._model.run(stage, states))

@@ -16,7 +16,8 @@ approximate curvature", with the weights that Tseng et al. 2025, "Model-preservi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from torch import nn
 
 from tilepress.compress.calibration.backwards import Show, walk_back
 from tilepress.compress.calibration.blocks import BlockModel
+from tilepress.compress.calibration.experts import Expert, ExpertProducts
+from tilepress.compress.calibration.moments import has_seen_enough
 from tilepress.compress.calibration.statistics import Statistics
 from tilepress.formats.checkpoint import Checkpoint
 
@@ -38,11 +41,17 @@ Save = Callable[[int, Mapping[str, Statistics]], None]
 
 
 class GradientCollector:
-    """While it is entered, inputs and gradients of layers and tables are added up."""
+    """While it is entered, inputs and gradients of layers, experts and tables are added up."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], tables: Mapping[str, nn.Module]) -> None:
-        """Watch layers and tables, each called by the name of its weight in the checkpoint."""
-        self._layers, self._tables = layers, tables
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        experts: Mapping[str, Expert] = MappingProxyType({}),
+        tables: Mapping[str, nn.Module] = MappingProxyType({}),
+    ) -> None:
+        """Watch layers, experts and tables, each called by the name of its weight in the checkpoint."""
+        self._layers, self._experts, self._tables = layers, experts, tables
+        self._tokens: dict[str, int] = {}
         self.moments: dict[str, torch.Tensor] = {}
         self.outputs: dict[str, torch.Tensor] = {}
 
@@ -52,30 +61,44 @@ class GradientCollector:
         hooks = [layer.register_forward_hook(self._of_layer(name)) for name, layer in self._layers.items()]
         hooks += [table.register_forward_hook(self._of_table(name)) for name, table in self._tables.items()]
         try:
-            yield
+            with ExpertProducts(self._experts, self._of_expert) if self._experts else nullcontext():
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
 
     def statistics(self) -> dict[str, Statistics]:
-        """Name -> statistics, without layers that were never called."""
-        return {name: Statistics(moments, self.outputs.get(name)) for name, moments in self.moments.items()}
+        """Name -> statistics, without layers that were never called, and experts that have seen too little."""
+        return {
+            name: Statistics(moments, self.outputs.get(name))
+            for name, moments in self.moments.items()
+            if name not in self._experts or has_seen_enough(self._tokens[name], len(moments))
+        }
 
     def _of_layer(self, name: str) -> Any:
         def watch(_: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
-            inputs = _rows(arguments[0])
-
-            def add(gradient: torch.Tensor) -> None:
-                gradients = _rows(gradient)
-                weighted = inputs * torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
-                _add(self.moments, name, weighted)
-                if gradients.shape[1] <= MOST_OUTPUTS:
-                    _add(self.outputs, name, gradients)
-
-            if output.requires_grad:
-                _on_gradient(output, add)
+            self._watch(name, arguments[0], output, lambda gradient: gradient)
 
         return watch
+
+    def _of_expert(self, names: list[str], inputs: torch.Tensor, output: torch.Tensor) -> None:
+        for name in names:
+            self._tokens[name] = self._tokens.get(name, 0) + len(inputs)
+            self._watch(name, inputs, output, self._experts[name].of_output)
+
+    def _watch(
+        self, name: str, inputs: torch.Tensor, output: torch.Tensor, select: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        rows = _rows(inputs)
+
+        def add(gradient: torch.Tensor) -> None:
+            gradients = _rows(select(gradient))
+            _add(self.moments, name, rows * torch.linalg.vector_norm(gradients, dim=1, keepdim=True))
+            if gradients.shape[1] <= MOST_OUTPUTS:
+                _add(self.outputs, name, gradients)
+
+        if output.requires_grad:
+            _on_gradient(output, add)
 
     def _of_table(self, name: str) -> Any:
         def watch(_: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -124,7 +147,8 @@ class _Gatherer:
         model, names = self._model, self._names
         tied = model.tied_heads(names) if stage > model.count else {}
         layers = model.layers(stage, names) | tied
-        collector = GradientCollector(layers, model.tables(names) if stage == 0 else {})
+        experts = model.experts(name for name in names if model.stage(name) == stage)
+        collector = GradientCollector(layers, experts, model.tables(names) if stage == 0 else {})
         with collector.entered():
             yield
         self._tied |= {name: collector.moments.pop(name) for name in tied}
