@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 600
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)
-CUDA := $(wildcard kernels/cuda/*.cu kernels/cuda/*.cuh tests/cuda/emulator/*.cpp tests/cuda/emulator/*.hpp)
+CUDA := $(wildcard kernels/cuda/*.cu kernels/cuda/*.cuh tests/cuda/*.cu tests/cuda/emulator/*.cpp tests/cuda/emulator/*.hpp)
 
 .PHONY: demo test test-all sanitize fuzz bench lint clean
 

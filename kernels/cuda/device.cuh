@@ -101,6 +101,15 @@ TILEPRESS_DEVICE void bf16_mma(float (&sums)[4], const u32 (&a)[4], const u32 (&
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Four 8 x 8 matrices of 16-bit values from shared memory: lane 8 i + j brings the address of row j of matrix i, 16
+// bytes, and lane 4 g + t gets of matrix i values 2 t and 2 t + 1 of row g.
+TILEPRESS_DEVICE void load_matrices(u32 (&words)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(static_cast<u32>(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+
 // 16 bytes from global to shared memory, both aligned; there after `copies_wait` and a barrier of those who read.
 TILEPRESS_DEVICE void copy_async(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<u32>(__cvta_generic_to_shared(shared))),

@@ -137,7 +137,8 @@ def build(kernels: Sequence[Kernel], mode: Mode, sources: Path = SOURCES) -> Pat
         unit_file = BUILD / f"{_key(unit)}.cpp"
         unit_file.write_text(unit)
         command = (*mode.kernels, *include, "-shared", "-Wno-unknown-pragmas", str(unit_file), str(scheduler))
-        return _made("kernels.so", _texts(sources) + _texts(FOLDER) + unit, command)
+        own = "".join((sources / name).read_text() for name in sorted({kernel.source for kernel in kernels}))
+        return _made("kernels.so", _texts(sources) + _texts(FOLDER) + own + unit, command)
 
 
 def _texts(folder: Path) -> str:

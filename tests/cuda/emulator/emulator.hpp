@@ -4,9 +4,9 @@
 // a barrier. So kernels are executed in orders that a GPU would hardly ever choose, and under sanitizers. What is not
 // modelled: weak memory order, bank conflicts, occupancy, time.
 //
-// Warp-wide instructions follow the PTX ISA 8.8: prmt (9.7.8.7), dp4a (9.7.1.23), mma.m16n8k16 (9.7.14.5.8),
-// cp.async (9.7.9.25). A copy is made as late as the program allows, at the wait that covers it; until then its target
-// holds NaN.
+// Warp-wide instructions follow the PTX ISA 8.8: prmt (9.7.8.7), dp4a (9.7.1.23), mma.m16n8k16 (9.7.14.5.8), ldmatrix
+// (9.7.14.5.15), cp.async (9.7.9.25). A copy is made as late as the program allows, at the wait that covers it; until
+// then its target holds NaN.
 #pragma once
 
 #include <immintrin.h>
@@ -184,6 +184,22 @@ TILEPRESS_DEVICE void fp16_mma(float (&sums)[4], const u32 (&a)[4], const u32 (&
 }
 TILEPRESS_DEVICE void bf16_mma(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     mma_of<float_of_bf16>(sums, a, b, __LINE__);
+}
+
+// Lane 8 i + j brings row j of matrix i; lane 4 g + t gets its word t of row g of each.
+EMULATOR_UNWATCHED inline void load_matrices_of(u32 (&words)[4], const void* row, int line) {
+    if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
+        emulator::fail("line %d: a row of a matrix begins at no multiple of 16", line);
+    const emulator::Gathered<const void*> rows = emulator::gather(0xffffffffu, row, line);
+    const unsigned g = emulator::current().lane / 4, t = emulator::current().lane % 4;
+    for (unsigned i = 0; i < 4; ++i) {
+        const auto* word = static_cast<const unsigned char*>(rows.of[8 * i + g]) + 4 * t;
+        emulator::watch_read(word, sizeof(u32));
+        std::memcpy(&words[i], word, sizeof(u32));
+    }
+}
+TILEPRESS_DEVICE void load_matrices(u32 (&words)[4], const void* row) {
+    load_matrices_of(words, row, __LINE__);
 }
 
 TILEPRESS_DEVICE void copy_async(void* shared, const void* global) {

@@ -263,6 +263,10 @@ const unsigned char* gather_bytes(unsigned mask, const void* value, std::size_t 
     return all;
 }
 
+void watch_read(const void* place, std::size_t size) {
+    watch(const_cast<void*>(place), size, false);
+}
+
 void copy_async(void* shared, const void* global) {
     if (reinterpret_cast<std::uintptr_t>(shared) % kCopyBytes != 0 ||
         reinterpret_cast<std::uintptr_t>(global) % kCopyBytes != 0)

@@ -62,6 +62,9 @@ EMULATOR_UNWATCHED Gathered<Value> gather(unsigned mask, const Value& value, int
     return gathered;
 }
 
+// Tells ThreadSanitizer of a read that the hardware makes.
+void watch_read(const void* place, std::size_t size);
+
 void copy_async(void* shared, const void* global);
 void copies_commit();
 void copies_wait(int open);
