@@ -46,6 +46,14 @@ def matmul_by_blocks(
     return y
 
 
+def whole_tiles(x: torch.Tensor, tiles: int) -> torch.Tensor:
+    """Rows of x, padded with zeros to whole tiles, where kernels can copy 16 bytes at a time; a copy where need be."""
+    columns = tiles * PANEL_ROWS
+    if x.shape[1] < columns:
+        return torch.nn.functional.pad(x, (0, columns - x.shape[1]))
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
 def require_on(other: torch.Tensor, name: str, tensor: torch.Tensor) -> None:
     """Raise `CodecError` unless two tensors lie on the same device."""
     if tensor.device != other.device:

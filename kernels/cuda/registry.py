@@ -35,6 +35,15 @@ MOST_PAIRED = 4
 
 TRELLIS_BITS = range(1, 9)
 
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+"""Of x, with which `tiles_multiply_many` and `trellis_multiply_many` multiply more rows than that."""
+
+BLOCK_PANELS = 8
+"""Panels of a block of these two."""
+
+TILES_BLOCK_VECTORS, TRELLIS_BLOCK_VECTORS = 64, 128
+"""Rows of x of a block of each."""
+
 WARPS = THREADS // 32
 STAGES, STAGE_TILES = 4, 4
 """Stages of each warp's ring of codes in shared memory, and tiles of a stage."""
@@ -99,6 +108,13 @@ def tiles_multiply(code: TileCode, dtype: torch.dtype) -> Kernel:
     return Kernel("tiles_multiply.cu", "tiles_multiply", arguments, THREADS, shared_bytes, 64)
 
 
+def tiles_multiply_many(code: TileCode, dtype: torch.dtype) -> Kernel:
+    """Products with many rows of x of `dtype`."""
+    shared_bytes = _many_bytes(code.bits, TILES_BLOCK_VECTORS) + 64
+    arguments = (*_types_of(code), DTYPE_TYPES[dtype])
+    return Kernel("tiles_multiply_many.cu", "tiles_multiply_many", arguments, THREADS, shared_bytes, 128)
+
+
 def add_splits(dtype: torch.dtype) -> Kernel:
     """Sums of the splits of a product, in `dtype`."""
     return Kernel("add_splits.cu", "add_splits", (DTYPE_TYPES[dtype],), THREADS, 0, 64)
@@ -120,6 +136,17 @@ def trellis_multiply(bits: int) -> Kernel:
     return Kernel("trellis_multiply.cu", "trellis_multiply", (f"Bits<{bits}>",), THREADS, shared_bytes, 64)
 
 
+def trellis_prepare_many() -> Kernel:
+    """Many rows of rotated x as the products take them."""
+    return Kernel("trellis_multiply_many.cu", "trellis_prepare_many", ("Float32",), THREADS, 4 * WARPS, 64)
+
+
+def trellis_multiply_many(bits: int) -> Kernel:
+    """Products with many rows of x in the rotated basis."""
+    shared_bytes = _many_bytes(bits, TRELLIS_BLOCK_VECTORS)
+    return Kernel("trellis_multiply_many.cu", "trellis_multiply_many", (f"Bits<{bits}>",), THREADS, shared_bytes, 128)
+
+
 def walsh_hadamard() -> Kernel:
     """The power of two of a rotation, and its signs."""
     return Kernel("rotation.cu", "walsh_hadamard", ("Float32",), THREADS, 4 * MOST_POWER, 64)
@@ -135,11 +162,19 @@ def kernels() -> Iterator[Kernel]:
     for code, dtype in product(TILE_CODES, DTYPE_TYPES):
         yield tiles_decode(code, dtype)
         yield tiles_multiply(code, dtype)
+    for code, dtype in product(TILE_CODES, HALF_DTYPES):
+        yield tiles_multiply_many(code, dtype)
     yield from map(add_splits, DTYPE_TYPES)
     for bits in TRELLIS_BITS:
         yield from (trellis_decode(bits, dtype) for dtype in DTYPE_TYPES)
         yield trellis_multiply(bits)
-    yield from (trellis_prepare(), walsh_hadamard(), hartley())
+        yield trellis_multiply_many(bits)
+    yield from (trellis_prepare(), trellis_prepare_many(), walsh_hadamard(), hartley())
+
+
+def _many_bytes(bits: int, block_vectors: int) -> int:
+    """Shared memory for the stages of a product with many rows of x."""
+    return STAGES * STAGE_TILES * (BLOCK_PANELS * 32 * bits + block_vectors * 32)
 
 
 def _types_of(code: TileCode) -> tuple[str, str]:

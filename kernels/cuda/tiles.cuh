@@ -88,34 +88,47 @@ struct E4m3Scale {
     }
 };
 
-// Of a plane of 4, 2 or 1 bits, four columns from `column` on: row's codes are the lowest bits of each byte, those of
-// row + 8 are four bits above.
-template <int kBits>
-TILEPRESS_DEVICE u32 plane_word(const u8* plane, int row, int column) {
-    const u32 word = *reinterpret_cast<const u32*>(plane + kSide * (row % (2 * kBits)) + column);
-    return word >> (kBits * (row / (2 * kBits)));
+// Which four columns of a tile lane t of four takes.
+//
+// 4 t to 4 t + 3.
+struct Neighbours {
+    static TILEPRESS_DEVICE u32 load(const u8* row, int t) { return reinterpret_cast<const u32*>(row)[t]; }
+};
+// 2 t, 2 t + 1, 2 t + 8 and 2 t + 9: the order of the fragments of mma.m16n8k16.
+struct Pairs {
+    static TILEPRESS_DEVICE u32 load(const u8* row, int t) {
+        const auto* pairs = reinterpret_cast<const u16*>(row);
+        return pairs[t] | static_cast<u32>(pairs[t + 4]) << 16;
+    }
+};
+
+// Of a plane of 4, 2 or 1 bits, four columns: row's codes are the lowest bits of each byte, those of row + 8 are four
+// bits above.
+template <int kBits, class Columns>
+TILEPRESS_DEVICE u32 plane_word(const u8* plane, int row, int t) {
+    return Columns::load(plane + kSide * (row % (2 * kBits)), t) >> (kBits * (row / (2 * kBits)));
 }
 
-// Four codes from `column` on of rows `row`, below 8, and row + 8, a byte each.
-template <int kBits>
-TILEPRESS_DEVICE void read_codes(const u8* tile, int row, int column, u32& upper, u32& lower) {
+// Four codes of rows `row`, below 8, and row + 8, a byte each.
+template <int kBits, class Columns = Neighbours>
+TILEPRESS_DEVICE void read_codes(const u8* tile, int row, int t, u32& upper, u32& lower) {
     if constexpr (kBits == 8) {
-        upper = *reinterpret_cast<const u32*>(tile + kSide * row + column);
-        lower = *reinterpret_cast<const u32*>(tile + kSide * (row + 8) + column);
+        upper = Columns::load(tile + kSide * row, t);
+        lower = Columns::load(tile + kSide * (row + 8), t);
     } else {
         upper = lower = 0;
         if constexpr (kBits & 4) {
-            const u32 word = plane_word<4>(tile, row, column);
+            const u32 word = plane_word<4, Columns>(tile, row, t);
             upper = word & 0x0f0f0f0fu;
             lower = word >> 4 & 0x0f0f0f0fu;
         }
         if constexpr (kBits & 2) {
-            const u32 word = plane_word<2>(tile + 32 * (kBits & 4), row, column);
+            const u32 word = plane_word<2, Columns>(tile + 32 * (kBits & 4), row, t);
             upper |= (word & 0x03030303u) << (kBits & 4);
             lower |= (word >> 4 & 0x03030303u) << (kBits & 4);
         }
         if constexpr (kBits & 1) {
-            const u32 word = plane_word<1>(tile + 32 * (kBits & 6), row, column);
+            const u32 word = plane_word<1, Columns>(tile + 32 * (kBits & 6), row, t);
             upper |= (word & 0x01010101u) << (kBits & 6);
             lower |= (word >> 4 & 0x01010101u) << (kBits & 6);
         }

@@ -1,7 +1,7 @@
 """The operators of fixed-rate tiles on a GPU: `tilepress::tiles_decode` and `tilepress::tiles_matmul`.
 
-One to eight rows of x are multiplied as the codes are decoded; for more, blocks of decoded rows are left to PyTorch's
-matmul.
+Codes are decoded as they are multiplied, for one to eight rows of x by one kernel, for more by another. More than eight
+rows in float32 are left to PyTorch's matmul, with blocks of decoded rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import torch
 from tilepress.kernels.cpu.tiles import Parts, TileCode, parts_of
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Int, Launcher, Pointer, launcher
-from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, require_parts, require_rows, splits_of
+from tilepress.kernels.cuda.panels import (
+    matmul_by_blocks,
+    require_on,
+    require_parts,
+    require_rows,
+    splits_of,
+    whole_tiles,
+)
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout import tiles as layout
@@ -109,14 +116,16 @@ def matmul(
     require_on(parts.codes, "x", x)
     vectors = x.reshape(batch.numel(), width).contiguous()
     count = len(vectors)
-    if count > registry.MOST_VECTORS:
+    is_many = count > registry.MOST_VECTORS
+    if is_many and x.dtype not in registry.HALF_DTYPES:
         y = matmul_by_blocks(
             vectors, lambda piece: decode(device, parts, code, width, piece, (0, width), x.dtype), bias, rows
         )
     else:
         y = x.new_empty((count, height))
         if y.numel():
-            _multiply(device, vectors, parts, bias, code, rows, y)
+            multiply = _multiply_many if is_many else _multiply
+            multiply(device, vectors, parts, bias, code, rows, y)
     return y.reshape(*batch, height)
 
 
@@ -154,11 +163,51 @@ def _multiply(
         ),
     )
     if partials is not None:
-        device.launch(
-            registry.add_splits(x.dtype),
-            (-(-y.numel() // registry.THREADS), 1),
-            (Pointer(partials), Pointer(bias), Pointer(y), Int(splits), Int(count), Int(height)),
-        )
+        _add_splits(device, partials, bias, y)
+
+
+def _multiply_many(
+    device: Launcher,
+    x: torch.Tensor,
+    parts: Parts,
+    bias: torch.Tensor | None,
+    code: TileCode,
+    rows: tuple[int, int],
+    y: torch.Tensor,
+) -> None:
+    (count, width), tiles, height = x.shape, parts.codes.shape[1], rows[1] - rows[0]
+    panels = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
+    blocks = -(-panels // registry.BLOCK_PANELS) * -(-count // registry.TILES_BLOCK_VECTORS)
+    splits = splits_of(blocks, -(-tiles // registry.STAGE_TILES), device.multiprocessors)
+    partials = x.new_empty((splits, count, height), dtype=torch.float32) if splits > 1 else None
+    x = whole_tiles(x, tiles)
+    device.launch(
+        registry.tiles_multiply_many(code, x.dtype),
+        (blocks, splits),
+        (
+            Pointer(x),
+            *_pointers(parts),
+            Pointer(bias),
+            Pointer(y),
+            Pointer(partials),
+            Int(count),
+            Int(tiles),
+            Int(layout.groups(width, code.group)),
+            Int(code.group // layout.TILE or max(1, tiles)),
+            Int(rows[0]),
+            Int(rows[1]),
+        ),
+    )
+    if partials is not None:
+        _add_splits(device, partials, bias, y)
+
+
+def _add_splits(device: Launcher, partials: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor) -> None:
+    device.launch(
+        registry.add_splits(y.dtype),
+        (-(-y.numel() // registry.THREADS), 1),
+        (Pointer(partials), Pointer(bias), Pointer(y), *map(Int, partials.shape)),
+    )
 
 
 def _pointers(parts: Parts) -> tuple[Pointer, ...]:

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
     const int row = threadIdx.x / 32;
     u32 of_rows[2][2];
     for (int i = 0; i < 2; ++i)
-        read_codes<Code::kBits>(strip + tile * kStride, row, column + 4 * i, of_rows[0][i], of_rows[1][i]);
+        read_codes<Code::kBits>(strip + tile * kStride, row, column / 4 + i, of_rows[0][i], of_rows[1][i]);
     const int matrix_column = (tile_first + tile) * kSide + column;
     const i64 group = static_cast<i64>(panel) * groups + (tile_first + tile) / group_tiles;
     const int width = column_last - column_first;

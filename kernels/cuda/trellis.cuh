@@ -47,4 +47,16 @@ TILEPRESS_DEVICE u32 byte_sum(u32 state, u32 base) {
     return dot_bytes(kMultiplier * state, 0x01010101u, base);
 }
 
+// The lane's eight values as float16: its A fragment.
+template <class Lane>
+TILEPRESS_DEVICE void decode_fragment(const Lane& bits, u32 mask, u32 (&a)[4]) {
+    for (int i = 0; i < 4; ++i) {
+        // 1024 + sum of bytes, as float16; then the sum less kOffset.
+        const u32 even = byte_sum(bits.state(2 * i, mask), Float16::kInteger);
+        const u32 odd = byte_sum(bits.state(2 * i + 1, mask), Float16::kInteger);
+        constexpr u32 minus = 0x8000u | (Float16::kInteger + kOffset);
+        a[i] = Float16::multiply_add(select_bytes(even, odd, 0x5410u), Float16::kOnes, minus << 16 | minus);
+    }
+}
+
 }  // namespace tilepress

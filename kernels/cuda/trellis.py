@@ -1,8 +1,8 @@
 """The operators of trellis codes on a GPU: `tilepress::trellis_decode` and `tilepress::trellis_matmul`.
 
-As on the CPU, a product rotates x, multiplies by the codes in the rotated basis, and rotates the result back. One to
-eight rows of x are multiplied as the codes are decoded; for more, blocks of the rotated weight are decoded and left to
-PyTorch's matmul.
+As on the CPU, a product rotates x, multiplies by the codes in the rotated basis, and rotates the result back. Codes are
+decoded as they are multiplied, for one to eight rows of x by one kernel, for more by another. More than eight rows in
+float32 are left to PyTorch's matmul, with blocks of the rotated weight.
 """
 
 from __future__ import annotations
@@ -97,15 +97,17 @@ def matmul_on(
     rotated[:, :columns] = x.reshape(count, columns)
     if weight.column_signs is not None:
         rotated = _rotate(device, rotated, weight.column_signs, weight.codes.shape[1])
-    if count > registry.MOST_VECTORS:
+    if count <= registry.MOST_VECTORS:
+        y = _multiply(device, rotated, weight, (first, last))
+    elif x.dtype in registry.HALF_DTYPES:
+        y = _multiply_many(device, rotated, weight, (first, last))
+    else:
         y = matmul_by_blocks(
-            rotated.to(x.dtype),
+            rotated,
             lambda piece: _decode_rotated(device, weight, (piece[0] // PANEL_ROWS, piece[1] // PANEL_ROWS), x.dtype),
             None,
             (first * PANEL_ROWS, last * PANEL_ROWS),
-        ).float()
-    else:
-        y = _multiply(device, rotated, weight, (first, last))
+        )
     if weight.row_signs is not None:
         y = _rotate(device, y, weight.row_signs[2 * first : 2 * last], weight.panels, back=True)
     y = y[:, rows[0] - first * PANEL_ROWS : rows[1] - first * PANEL_ROWS]
@@ -141,13 +143,44 @@ def _multiply(device: Launcher, x: torch.Tensor, weight: Trellis, panels: tuple[
             *map(Int, (count, tiles, weight.window)),
         ),
     )
-    if splits == 1:
+    return _add_splits(device, y)
+
+
+def _multiply_many(device: Launcher, x: torch.Tensor, weight: Trellis, panels: tuple[int, int]) -> torch.Tensor:
+    """As `_multiply`, of many rows."""
+    count, tiles, height = len(x), weight.codes.shape[1], (panels[1] - panels[0]) * PANEL_ROWS
+    blocks = -(-(panels[1] - panels[0]) // registry.BLOCK_PANELS) * -(-count // registry.TRELLIS_BLOCK_VECTORS)
+    splits = splits_of(blocks, -(-tiles // registry.STAGE_TILES), device.multiprocessors)
+    y = x.new_empty((splits, count, height))
+    if not y.numel():
         return y[0]
-    total = torch.empty_like(y[0])
+    prepared, unscale = torch.empty_like(x, dtype=torch.float16), x.new_empty(count)
+    device.launch(
+        registry.trellis_prepare_many(),
+        (count, 1),
+        (*map(Pointer, (x, prepared, unscale)), Int(weight.width)),
+    )
+    codes, scales = weight.codes[panels[0] :], weight.scales[panels[0] :]
+    device.launch(
+        registry.trellis_multiply_many(weight.bits),
+        (blocks, splits),
+        (
+            *map(Pointer, (prepared, unscale, codes, scales, y)),
+            *map(Int, (count, panels[1] - panels[0], tiles, weight.window)),
+        ),
+    )
+    return _add_splits(device, y)
+
+
+def _add_splits(device: Launcher, partials: torch.Tensor) -> torch.Tensor:
+    """[splits, count, height] -> [count, height]."""
+    if len(partials) == 1:
+        return partials[0]
+    total = torch.empty_like(partials[0])
     device.launch(
         registry.add_splits(torch.float32),
         (-(-total.numel() // registry.THREADS), 1),
-        (Pointer(y), Pointer(None), Pointer(total), Int(splits), Int(count), Int(height)),
+        (Pointer(partials), Pointer(None), Pointer(total), *map(Int, partials.shape)),
     )
     return total
 

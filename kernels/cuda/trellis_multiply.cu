@@ -4,6 +4,7 @@
 // Values of states are integers below 1024, exact as float16. x is cut into two float16 numbers, 22 bits in all, after
 // each row has been scaled by a power of two; up to four rows take both parts in one product, more of them take two.
 #include "product.cuh"
+#include "scaled.cuh"
 #include "trellis.cuh"
 
 namespace tilepress {
@@ -26,22 +27,13 @@ template <class Dtype>
 __global__ void __launch_bounds__(kThreads)
     trellis_prepare(const float* x, u32* prepared, float* unscale, int count, int tiles) {
     TILEPRESS_DYNAMIC_SHARED(shared);
-    auto* of_warps = reinterpret_cast<u32*>(shared);
     const int vector = blockIdx.x, width = tiles * kSide;
     const float* row = x + static_cast<i64>(vector) * width;
-    u32 largest = 0;
-    for (int i = threadIdx.x; i < width; i += kThreads) largest = max(largest, bits_of_float(row[i]) & 0x7fffffffu);
-    for (int lanes = 16; lanes > 0; lanes /= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, lanes));
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = largest;
-    __syncthreads();
-    for (int i = 0; i < kWarps; ++i) largest = max(largest, of_warps[i]);
-    // The largest magnitude comes to lie between 2^13 and 2^14.
-    const int exponent = min(max(267 - static_cast<int>(largest >> 23), 1), 253);
-    const float scale = float_of_bits(static_cast<u32>(exponent) << 23);
-    if (threadIdx.x == 0) unscale[vector] = float_of_bits(static_cast<u32>(254 - exponent) << 23);
+    const Scaling scaling = scaling_of(row, width, shared);
+    if (threadIdx.x == 0) unscale[vector] = scaling.back;
     for (int i = threadIdx.x; i < width / 2; i += kThreads) {
         float parts[2][2];
-        for (int j = 0; j < 2; ++j) cut<Float16>(row[2 * i + j] * scale, parts[j]);
+        for (int j = 0; j < 2; ++j) cut<Float16>(row[2 * i + j] * scaling.to, parts[j]);
         const int tile = i / 8, t = i % 4, half = i % 8 / 4;
         for (int part = 0; part < 2; ++part) {
             const Place place = place_of(vector, part, count);
@@ -77,13 +69,7 @@ __global__ void __launch_bounds__(kThreads)
             LaneBits<Bits::kBits> bits;
             bits.load(of_stage + i * kTileBytes, lane);
             u32 a[4];
-            for (int j = 0; j < 4; ++j) {
-                // 1024 + sum of bytes, as float16; then the sum less kOffset.
-                const u32 even = byte_sum(bits.state(2 * j, mask), Float16::kInteger);
-                const u32 odd = byte_sum(bits.state(2 * j + 1, mask), Float16::kInteger);
-                constexpr u32 minus = 0x8000u | (Float16::kInteger + kOffset);
-                a[j] = Float16::multiply_add(select_bytes(even, odd, 0x5410u), Float16::kOnes, minus << 16 | minus);
-            }
+            decode_fragment(bits, mask, a);
             for (int set = 0; set < sets; ++set) {
                 u32 b[2] = {};
                 if (has_column) {

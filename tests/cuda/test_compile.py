@@ -26,6 +26,7 @@ SOME = [
         "tiles_multiply<Integer<4>, Bfloat16Scale, Bfloat16>",
         "tiles_multiply<Nf4, Bfloat16Scale, Float32>",
         "trellis_multiply<Bits<3>>",
+        "tiles_multiply_many<Integer<3>, Bfloat16Scale, Float16>",
         "walsh_hadamard<Float32>",
     )
 ]
@@ -96,11 +97,15 @@ def test_every_kernel_compiles_without_spills(architecture: str) -> None:
 @needs_nvrtc
 @pytest.mark.skipif(bool(sass.why_not()), reason=sass.why_not())
 def test_products_use_tensor_cores_and_copies_of_128_bits() -> None:
-    products = registry.tiles_multiply(registry.TILE_CODES[2], torch.bfloat16), registry.trellis_multiply(4)
-    for (_, cubin), dtype in zip(compiled(list(products), "sm_90").values(), ("F32.BF16", "F32"), strict=True):
+    code = registry.TILE_CODES[2]
+    few = registry.tiles_multiply(code, torch.bfloat16), registry.trellis_multiply(4)
+    many = registry.tiles_multiply_many(code, torch.bfloat16), registry.trellis_multiply_many(4)
+    for kernel, (_, cubin) in compiled([*few, *many], "sm_90").items():
         text = sass.disassembled(cubin)
-        assert re.search(rf"HMMA\.16816\.{re.escape(dtype)} ", text)
-        assert "LDGSTS.E.BYPASS.128" in text
+        dtype = "F32" if kernel in (few[1], many[1]) else "F32.BF16"
+        assert re.search(rf"HMMA\.16816\.{re.escape(dtype)} ", text), kernel.label
+        assert "LDGSTS.E.BYPASS.128" in text, kernel.label
+        assert ("LDSM.16.M88.4" in text) == (kernel in many), kernel.label
 
 
 @needs_nvrtc

@@ -49,6 +49,7 @@ DECODE = f"{TILES}::test_decoding_is_bit_identical_with_the_reference[int:bits=4
 PRODUCTS = f"{TILES}::test_products_are_those_of_the_reference[int:bits=4,group=64]"
 TRELLIS_DECODE = f"{TRELLIS}::test_decoding_is_bit_identical_with_the_reference[{cases.TRELLIS_SPECS[6]}]"
 TRELLIS_PRODUCTS = f"{TRELLIS}::test_products_are_those_of_the_reference[{cases.TRELLIS_SPECS[6]}]"
+MANY = f"{TILES}::test_products_with_more_rows_than_a_block_takes"
 ROWS = f"{TILES}::test_a_range_of_rows_gives_that_range_of_products"
 MISTAKES = {
     "no barrier between writing and reading": Mistake(
@@ -75,6 +76,31 @@ MISTAKES = {
     "no barrier after the wait for a copy": Mistake(
         "product.cuh", "kStages - 2>();\n        __syncwarp();", "kStages - 2>();", "AssertionError", PRODUCTS
     ),
+    "no barrier between the stages of a block": Mistake(
+        "many.cuh",
+        "copies_wait<kManyStages - 2>();\n        __syncthreads();",
+        "copies_wait<kManyStages - 2>();",
+        "AssertionError",
+        MANY,
+    ),
+    "no wait for the copies of a stage": Mistake(
+        "many.cuh", "copies_wait<kManyStages - 2>();", "copies_wait<kManyStages>();", "AssertionError", MANY
+    ),
+    "a stage is overwritten while it is read": Mistake(
+        "many.cuh",
+        "        fetch(number + kManyStages - 1);",
+        "        fetch(number + kManyStages);",
+        "AssertionError",
+        MANY,
+    ),
+    "a row of x too many": Mistake(
+        "many.cuh",
+        "kRowsAtOnce, vectors - 1) *",
+        "kRowsAtOnce, vectors) *",
+        "heap-buffer-overflow",
+        MANY,
+        mode="address",
+    ),
     "a barrier that not all reach": Mistake(
         "tiles_decode.cu",
         "    copies_wait<0>();\n    __syncthreads();",
@@ -86,7 +112,7 @@ MISTAKES = {
         "tiles_decode.cu", "kTileBytes + 16;", "kTileBytes + 8;", "multiple of 16", DECODE
     ),
     "a lane too few in a warp's exchange": Mistake(
-        "trellis_multiply.cu",
+        "scaled.cuh",
         "__shfl_xor_sync(0xffffffffu, largest",
         "__shfl_xor_sync(0x7fffffffu, largest",
         "mask",

@@ -19,7 +19,7 @@ from .emulation import Emulator, LaunchError, Order
 pytestmark = pytest.mark.skipif(bool(emulation.why_not()), reason=emulation.why_not())
 
 ALL = [kernel for kernel in registry.kernels() if kernel.source.startswith(("tiles", "add_splits"))]
-SOME = cases.some_of(ALL)
+SOME = list(dict.fromkeys([*cases.some_of(ALL), *map(registry.add_splits, DTYPE_LIST)]))
 
 
 @cache
@@ -101,6 +101,8 @@ def test_every_kernel_of_the_quick_pass_was_executed() -> None:
             decode(device, encoded, dtype)
         for dtype in dtypes_of(device, spec, "tiles_multiply"):
             matmul(device, cases.values((2, 33), dtype), encoded)
+        for dtype in dtypes_of(device, spec, "tiles_multiply_many"):
+            matmul(device, cases.values((9, 33), dtype), encoded)
     split_products(device)
     assert set(device.kernels) <= device.launched
 
@@ -129,14 +131,44 @@ def test_a_range_of_rows_gives_that_range_of_products() -> None:
         assert torch.equal(matmul(device, x, encoded, rows=range(5, 50)), whole[:, 5:50])
 
 
-def test_many_rows_of_x_are_multiplied_by_blocks_of_decoded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_of_float32_are_multiplied_by_blocks_of_decoded_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilepress.kernels.cuda.panels.BLOCK_VALUES", 16 * 64)
-    device, spec = emulator(is_whole=False), "int:bits=4"
+    device, spec, dtype = emulator(is_whole=False), "int:bits=5", torch.float32
+    assert dtype in dtypes_of(device, spec, "tiles_decode")
     encoded = encoded_values(spec, (40, 64))
-    for dtype in dtypes_of(device, spec, "tiles_decode"):
-        x = cases.values((9, 64), dtype)
-        bias = cases.values((40,), dtype)
-        assert cases.excess(matmul(device, x, encoded, bias), x, reference(encoded, dtype), bias, 1e-4) <= 0
+    x, bias = cases.values((9, 64)), cases.values((40,))
+    assert cases.excess(matmul(device, x, encoded, bias), x, reference(encoded, dtype), bias, 1e-4) <= 0
+
+
+def check_many_rows(device: Emulator, spec: str, shapes: tuple[tuple[int, ...], ...], counts: tuple[int, ...]) -> None:
+    for dtype in dtypes_of(device, spec, "tiles_multiply_many"):
+        for shape in shapes:
+            encoded = encoded_values(spec, shape)
+            weight, bias = reference(encoded, torch.float32), cases.values((encoded.rows,), dtype, seed=2)
+            for count in counts:
+                x = cases.values((count, encoded.columns), dtype, seed=count)
+                assert cases.excess(matmul(device, x, encoded, bias), x, weight, bias, 1e-4) <= 0, (shape, dtype, count)
+
+
+@pytest.mark.parametrize("spec", TILE_SPECS)
+def test_products_with_many_rows_are_those_of_the_reference(spec: str) -> None:
+    check_many_rows(emulator(is_whole=False), spec, ((17, 33), (40, 176)), (9,))
+
+
+def test_products_with_more_rows_than_a_block_takes() -> None:
+    """Of x, of the weight, and columns in more stages than the ring holds, one of them not whole."""
+    check_many_rows(emulator(is_whole=False), "int:bits=4", ((150, 370),), (70,))
+
+
+def test_a_product_with_many_rows_of_a_range_of_rows_whose_columns_are_split() -> None:
+    device, spec = emulator(is_whole=False), "int:bits=4"
+    for dtype in dtypes_of(device, spec, "tiles_multiply_many"):
+        encoded, x = encoded_values(spec, (40, 1030)), cases.values((9, 1030), dtype)
+        device.launched.discard(registry.add_splits(dtype))
+        for rows in (range(40), range(5, 38)):
+            weight = reference(encoded, torch.float32, rows)
+            assert cases.excess(matmul(device, x, encoded, rows=rows), x, weight, None, 1e-4) <= 0
+        assert registry.add_splits(dtype) in device.launched
 
 
 def test_shapes_of_x_and_empty_tensors() -> None:
@@ -183,6 +215,7 @@ def test_every_kernel_gives_the_same_in_every_order_of_threads(spec: str, order:
         check_decoding(device, spec, shapes)
         check_ranges(device, spec)
         check_products(device, spec, shapes, (1, 2, 5, 8))
+        check_many_rows(device, spec, ((17, 33), (130, 255)), (9, 70) if seed == 0 else (9,))
         split_products(device)
 
 
@@ -192,7 +225,8 @@ def test_every_kernel_can_be_launched() -> None:
     for spec in TILE_SPECS:
         for dtype in DTYPE_LIST:
             decode(device, encoded_values(spec, (17, 33)), dtype)
-            matmul(device, cases.values((2, 33), dtype), encoded_values(spec, (17, 33)))
+            for count in (2, 9):
+                matmul(device, cases.values((count, 33), dtype), encoded_values(spec, (17, 33)))
     split_products(device)
     assert device.launched == set(ALL)
 
