@@ -8,53 +8,58 @@
 namespace tilepress {
 
 constexpr int kStages = 4;
-constexpr int kStageTiles = 4;
 constexpr int kMostVectors = 8;
 
-// The tiles of this warp, in stages; those of other warps, and of other blocks of the same panel, come before and
-// after.
-template <int kTileBytes>
+// The tiles of this warp, in stages of `kTiles`; those of other warps, and of other blocks of the same panel, come
+// before and after.
+template <int kTileBytes, int kTiles>
 class TileStream {
 public:
-    static constexpr int kStageBytes = kStageTiles * kTileBytes;
+    static constexpr int kStageBytes = kTiles * kTileBytes;
     static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
 
     // `codes`: the panel's tiles. `shared`: kRingBytes for all warps of the block.
-    TILEPRESS_DEVICE TileStream(const u8* codes, int tiles, u8* shared)
-        : codes_(codes), tiles_(tiles), ring_(shared + threadIdx.x / 32 * kStages * kStageBytes) {
-        const int stages = (tiles + kStageTiles - 1) / kStageTiles;
+    TILEPRESS_DEVICE TileStream(const u8* codes, int tiles, u8* shared) {
+        const int stages = (tiles + kTiles - 1) / kTiles;
         const int workers = gridDim.y * kWarps, worker = blockIdx.y * kWarps + threadIdx.x / 32;
         const int of_worker = (stages + workers - 1) / workers;
         first = min(worker * of_worker, stages);
         last = min(first + of_worker, stages);
-        for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+        const int lane = threadIdx.x % 32;
+        ring_ = shared + threadIdx.x / 32 * kStages * kStageBytes;
+        from_ = codes + static_cast<i64>(first) * kStageBytes + 16 * lane;
+        left_ = min((last - first) * kStageBytes, tiles * kTileBytes - first * kStageBytes) - 16 * lane;
+        for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(ahead * kStageBytes);
     }
 
-    // The codes of a stage; stages are asked for from `first` to `last`, each once. The warp meets here.
-    TILEPRESS_DEVICE const u8* stage(int number) {
+    // The codes of the next stage, from `first` to `last`. The warp meets here. Of the last stage of a panel, tiles
+    // that are not there hold anything.
+    TILEPRESS_DEVICE const u8* next() {
         copies_wait<kStages - 2>();
         __syncwarp();
-        fetch(number + kStages - 1);
-        return ring_ + number % kStages * kStageBytes;
+        fetch(slot_);
+        slot_ = slot_ == (kStages - 1) * kStageBytes ? 0 : slot_ + kStageBytes;
+        return ring_ + slot_;
     }
 
     int first, last;
 
 private:
-    TILEPRESS_DEVICE void fetch(int number) {
-        if (number < last) {
-            const int lane = threadIdx.x % 32;
-            const int bytes = min(kStageTiles, tiles_ - number * kStageTiles) * kTileBytes;
-            u8* to = ring_ + number % kStages * kStageBytes;
-            const u8* from = codes_ + static_cast<i64>(number) * kStageBytes;
-            for (int i = 16 * lane; i < bytes; i += 16 * 32) copy_async(to + i, from + i);
-        }
+    TILEPRESS_DEVICE void fetch(int slot) {
+        const int lane = threadIdx.x % 32;
+        for (int i = 0; i < kStageBytes; i += 32 * 16)
+            if (i < left_ && i + 16 * lane < kStageBytes) copy_async(ring_ + slot + 16 * lane + i, from_ + i);
         copies_commit();
+        from_ += kStageBytes;
+        left_ -= kStageBytes;
     }
 
-    const u8* codes_;
-    int tiles_;
     u8* ring_;
+    // Of this lane: where it copies from next, and how many bytes of the warp's tiles follow there.
+    const u8* from_;
+    int left_;
+    // Of the stage that was read last, which is free.
+    int slot_ = (kStages - 1) * kStageBytes;
 };
 
 // Sums of mma.m16n8k16 of all warps of a block, by row of the panel and column of B.

@@ -34,6 +34,8 @@ MOST_PAIRED = 4
 """Rows of x of which `trellis_multiply` takes both parts at once."""
 
 TRELLIS_BITS = range(1, 9)
+FULL_WINDOW = 16
+"""Bits of the longest window, which has kernels of its own."""
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 """Of x, with which `tiles_multiply_many` and `trellis_multiply_many` multiply more rows than that."""
@@ -46,7 +48,7 @@ TILES_BLOCK_VECTORS, TRELLIS_BLOCK_VECTORS = 64, 128
 
 WARPS = THREADS // 32
 STAGES, STAGE_TILES = 4, 4
-"""Stages of each warp's ring of codes in shared memory, and tiles of a stage."""
+"""Stages of a ring of codes in shared memory, and tiles of a stage where the kernel does not say otherwise."""
 
 DTYPE_TYPES = {torch.float32: "Float32", torch.float16: "Float16", torch.bfloat16: "Bfloat16"}
 _SCALE_TYPES = {"bfloat16": "Bfloat16Scale", "e8m0": "E8m0Scale", "e4m3": "E4m3Scale"}
@@ -130,10 +132,16 @@ def trellis_prepare() -> Kernel:
     return Kernel("trellis_multiply.cu", "trellis_prepare", ("Float32",), THREADS, 4 * WARPS, 64)
 
 
-def trellis_multiply(bits: int) -> Kernel:
-    """Products in the rotated basis."""
-    shared_bytes = WARPS * STAGES * STAGE_TILES * 32 * bits
-    return Kernel("trellis_multiply.cu", "trellis_multiply", (f"Bits<{bits}>",), THREADS, shared_bytes, 64)
+def trellis_multiply(bits: int, window: int, count: int) -> Kernel:
+    """Products with `count` rows of x in the rotated basis."""
+    shared_bytes = WARPS * STAGES * trellis_stage_tiles(bits) * 32 * bits
+    arguments = (f"Bits<{bits}>", _window_type(window), f"Sets<{1 if count <= MOST_PAIRED else 2}>")
+    return Kernel("trellis_multiply.cu", "trellis_multiply", arguments, THREADS, shared_bytes, 64)
+
+
+def trellis_stage_tiles(bits: int) -> int:
+    """Tiles of a stage of `trellis_multiply`."""
+    return 8 if bits <= 4 else 4
 
 
 def trellis_prepare_many() -> Kernel:
@@ -141,10 +149,11 @@ def trellis_prepare_many() -> Kernel:
     return Kernel("trellis_multiply_many.cu", "trellis_prepare_many", ("Float32",), THREADS, 4 * WARPS, 64)
 
 
-def trellis_multiply_many(bits: int) -> Kernel:
+def trellis_multiply_many(bits: int, window: int) -> Kernel:
     """Products with many rows of x in the rotated basis."""
     shared_bytes = _many_bytes(bits, TRELLIS_BLOCK_VECTORS)
-    return Kernel("trellis_multiply_many.cu", "trellis_multiply_many", (f"Bits<{bits}>",), THREADS, shared_bytes, 128)
+    arguments = (f"Bits<{bits}>", _window_type(window))
+    return Kernel("trellis_multiply_many.cu", "trellis_multiply_many", arguments, THREADS, shared_bytes, 128)
 
 
 def walsh_hadamard() -> Kernel:
@@ -167,9 +176,15 @@ def kernels() -> Iterator[Kernel]:
     yield from map(add_splits, DTYPE_TYPES)
     for bits in TRELLIS_BITS:
         yield from (trellis_decode(bits, dtype) for dtype in DTYPE_TYPES)
-        yield trellis_multiply(bits)
-        yield trellis_multiply_many(bits)
+        for window in (12, FULL_WINDOW):
+            yield from (trellis_multiply(bits, window, count) for count in (1, MOST_VECTORS))
+            yield trellis_multiply_many(bits, window)
     yield from (trellis_prepare(), trellis_prepare_many(), walsh_hadamard(), hartley())
+
+
+def _window_type(window: int) -> str:
+    """C++'s type of a window; shorter ones than the full one share theirs."""
+    return f"Window<{window if window == FULL_WINDOW else 0}>"
 
 
 def _many_bytes(bits: int, block_vectors: int) -> int:

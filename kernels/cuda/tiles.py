@@ -142,7 +142,7 @@ def _multiply(
     panels = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
     splits = splits_of(panels, -(-tiles // registry.STAGE_TILES), device.multiprocessors)
     partials = x.new_empty((splits, count, height), dtype=torch.float32) if splits > 1 else None
-    is_aligned = width % 4 == 0 and x.data_ptr() % (4 * x.itemsize) == 0
+    x = whole_tiles(x, tiles)
     device.launch(
         registry.tiles_multiply(code, x.dtype),
         (panels, splits),
@@ -153,13 +153,11 @@ def _multiply(
             Pointer(y),
             Pointer(partials),
             Int(count),
-            Int(width),
             Int(tiles),
             Int(layout.groups(width, code.group)),
             Int(code.group // layout.TILE or max(1, tiles)),
             Int(rows[0]),
             Int(rows[1]),
-            Int(is_aligned),
         ),
     )
     if partials is not None:

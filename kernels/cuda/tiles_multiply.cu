@@ -13,50 +13,32 @@
 
 namespace tilepress {
 
-// x: [count][columns]. `is_aligned`: four neighbouring values, from column 4 i on, can be loaded at once.
+constexpr int kStageTiles = 4;
+
+// Four neighbouring values of x -> the B fragment, in `Dtype::kParts` parts.
 template <class Dtype>
-struct Input {
-    const typename Dtype::Stored* values;
-    int columns;
-    bool is_aligned;
-
-    TILEPRESS_DEVICE void load(int vector, int column, typename Dtype::Stored (&four)[4]) const {
-        const typename Dtype::Stored* from = values + static_cast<i64>(vector) * columns + column;
-        if (is_aligned && column < columns) {
-            if constexpr (sizeof(four) == 16)
-                *reinterpret_cast<Words*>(four) = *reinterpret_cast<const Words*>(from);
-            else
-                *reinterpret_cast<TwoWords*>(four) = *reinterpret_cast<const TwoWords*>(from);
-        } else {
-            for (int i = 0; i < 4; ++i) four[i] = column + i < columns ? from[i] : typename Dtype::Stored(0);
-        }
+TILEPRESS_DEVICE void load_fragment(const typename Dtype::Stored* from, u32 (&b)[Dtype::kParts][2]) {
+    if constexpr (Dtype::kParts == 1) {
+        const TwoWords both = *reinterpret_cast<const TwoWords*>(from);
+        for (int i = 0; i < 2; ++i) b[0][i] = both.of[i];
+    } else {
+        const Words words = *reinterpret_cast<const Words*>(from);
+        float parts[4][Dtype::kParts];
+        for (int i = 0; i < 4; ++i) cut<typename Dtype::Element>(float_of_bits(words.of[i]), parts[i]);
+        for (int part = 0; part < Dtype::kParts; ++part)
+            for (int i = 0; i < 2; ++i) b[part][i] = Dtype::Element::pair(parts[2 * i][part], parts[2 * i + 1][part]);
     }
+}
 
-    // The B fragment of four columns, in `Dtype::kParts` parts.
-    TILEPRESS_DEVICE void fragment(int vector, int column, u32 (&b)[Dtype::kParts][2]) const {
-        __align__(16) typename Dtype::Stored four[4];
-        load(vector, column, four);
-        if constexpr (Dtype::kParts == 1) {
-            for (int i = 0; i < 2; ++i) b[0][i] = four[2 * i] | static_cast<u32>(four[2 * i + 1]) << 16;
-        } else {
-            float parts[4][Dtype::kParts];
-            for (int i = 0; i < 4; ++i) cut<typename Dtype::Element>(four[i], parts[i]);
-            for (int part = 0; part < Dtype::kParts; ++part)
-                for (int i = 0; i < 2; ++i)
-                    b[part][i] = Dtype::Element::pair(parts[2 * i][part], parts[2 * i + 1][part]);
-        }
-    }
-};
-
+// x: [count][16 tiles], aligned to 16 bytes.
 template <class Code, class Scale, class Dtype>
 __global__ void __launch_bounds__(kThreads, 4)
     tiles_multiply(const typename Dtype::Stored* x, const u8* codes, const u8* scales, const u8* zero_points,
                    const float* global_scale, const typename Dtype::Stored* bias, typename Dtype::Stored* y,
-                   float* partials, int count, int columns, int tiles, int groups, int group_tiles, int row_first,
-                   int row_last, int is_aligned) {
+                   float* partials, int count, int tiles, int groups, int group_tiles, int row_first, int row_last) {
     using Unpack = Unpacker<Code, Dtype>;
     constexpr int kTileBytes = 32 * Code::kBits;
-    using Stream = TileStream<kTileBytes>;
+    using Stream = TileStream<kTileBytes, kStageTiles>;
     TILEPRESS_DYNAMIC_SHARED(shared);
 
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -66,7 +48,9 @@ __global__ void __launch_bounds__(kThreads, 4)
     __syncthreads();
     Stream stream(codes + static_cast<i64>(panel) * tiles * kTileBytes, tiles, shared);
 
-    const Input<Dtype> input{x, columns, is_aligned != 0};
+    // Lanes of columns that no row of x has read the last row's; nobody looks at their sums.
+    const typename Dtype::Stored* from =
+        x + (static_cast<i64>(min(g, count - 1)) * tiles + stream.first * kStageTiles) * kSide + 4 * t;
     Unpack unpack{&book, {}, {}};
     float totals[4] = {}, sums[4] = {}, of_rows[2];
     int group = stream.first * kStageTiles / group_tiles;
@@ -89,10 +73,9 @@ __global__ void __launch_bounds__(kThreads, 4)
     };
     if (stream.first < stream.last) begin_group();
     for (int stage = stream.first; stage < stream.last; ++stage) {
-        const u8* of_stage = stream.stage(stage);
+        const u8* of_stage = stream.next();
         for (int i = 0; i < kStageTiles; ++i) {
-            const int tile = stage * kStageTiles + i;
-            if (tile >= tiles) break;
+            if (stage * kStageTiles + i >= tiles) break;
             if (left == 0) {
                 end_group();
                 ++group;
@@ -100,9 +83,10 @@ __global__ void __launch_bounds__(kThreads, 4)
                 begin_group();
             }
             --left;
-            u32 upper, lower, a[Unpack::kParts][4], b[Dtype::kParts][2] = {};
+            u32 upper, lower, a[Unpack::kParts][4], b[Dtype::kParts][2];
             read_codes<Code::kBits>(of_stage + i * kTileBytes, g, t, upper, lower);
-            if (g < count) input.fragment(g, tile * kSide + 4 * t, b);
+            load_fragment<Dtype>(from, b);
+            from += kSide;
             unpack(upper, lower, a);
             constexpr int kMostParts = Unpack::kParts > Dtype::kParts ? Unpack::kParts : Dtype::kParts;
             for (int i_a = 0; i_a < Unpack::kParts; ++i_a)

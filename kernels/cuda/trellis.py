@@ -122,26 +122,22 @@ def matmul_on(
 def _multiply(device: Launcher, x: torch.Tensor, weight: Trellis, panels: tuple[int, int]) -> torch.Tensor:
     """x [count, width] in float32, rotated -> [count, rows of the panels], in the rotated basis."""
     count, tiles, height = len(x), weight.codes.shape[1], (panels[1] - panels[0]) * PANEL_ROWS
-    splits = splits_of(panels[1] - panels[0], -(-tiles // registry.STAGE_TILES), device.multiprocessors)
+    stage_tiles = registry.trellis_stage_tiles(weight.bits)
+    stages = -(-tiles // stage_tiles)
+    splits = splits_of(panels[1] - panels[0], stages, device.multiprocessors)
     y = x.new_empty((splits, count, height))
     if not y.numel():
         return y[0]
     sets = 1 if count <= registry.MOST_PAIRED else 2
-    prepared = x.new_empty((sets, tiles, 64), dtype=torch.int32)
+    prepared = x.new_empty((sets, stages * stage_tiles, 64), dtype=torch.int32)
     unscale = x.new_empty(count)
-    device.launch(
-        registry.trellis_prepare(),
-        (count, 1),
-        (Pointer(x), Pointer(prepared), Pointer(unscale), Int(count), Int(tiles)),
-    )
+    sizes = Int(count), Int(tiles), Int(stages * stage_tiles)
+    device.launch(registry.trellis_prepare(), (count, 1), (*map(Pointer, (x, prepared, unscale)), *sizes))
     codes, scales = weight.codes[panels[0] :], weight.scales[panels[0] :]
     device.launch(
-        registry.trellis_multiply(weight.bits),
+        registry.trellis_multiply(weight.bits, weight.window, count),
         (panels[1] - panels[0], splits),
-        (
-            *map(Pointer, (prepared, unscale, codes, scales, y)),
-            *map(Int, (count, tiles, weight.window)),
-        ),
+        (*map(Pointer, (prepared, unscale, codes, scales, y)), *sizes, Int(weight.window)),
     )
     return _add_splits(device, y)
 
@@ -162,7 +158,7 @@ def _multiply_many(device: Launcher, x: torch.Tensor, weight: Trellis, panels: t
     )
     codes, scales = weight.codes[panels[0] :], weight.scales[panels[0] :]
     device.launch(
-        registry.trellis_multiply_many(weight.bits),
+        registry.trellis_multiply_many(weight.bits, weight.window),
         (blocks, splits),
         (
             *map(Pointer, (prepared, unscale, codes, scales, y)),

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
 // moves   bits / 8 bytes of codes a weight for every 128 rows of x; blocks that share them run side by side
 //
 // y: [splits][count][height], height = 16 rows of each panel.
-template <class Bits>
+template <class Bits, class Window>
 __global__ void __launch_bounds__(kThreads)
     trellis_multiply_many(const u16* prepared, const float* unscale, const u8* codes, const u16* scales, float* y,
                           int count, int panels, int tiles, int window) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
     Stream stream(codes + static_cast<i64>(panel_first) * tiles * kTileBytes, panels - panel_first,
                   prepared + static_cast<i64>(vector_first) * tiles * kSide, count - vector_first, tiles, shared);
 
-    const int lane = threadIdx.x % 32;
+    const LaneReader<Bits::kBits> reader(threadIdx.x % 32);
     const u32 mask = (1u << window) - 1;
     WarpProducts<Stream> sums = {};
     for (int stage = stream.first; stage < stream.last; ++stage) {
@@ -55,10 +55,8 @@ __global__ void __launch_bounds__(kThreads)
             u32 b[Stream::kFragments][2];
             stream.load_x(tile, b);
             for (int panel = 0; panel < kWarpPanels; ++panel) {
-                LaneBits<Bits::kBits> bits;
-                bits.load(stream.codes(panel, tile), lane);
                 u32 a[4];
-                decode_fragment(bits, mask, a);
+                decode_fragment<Window>(reader.read(stream.codes(panel, tile)), mask, a);
                 for (int fragment = 0; fragment < Stream::kFragments; ++fragment)
                     Float16::mma(sums[panel][fragment], a, b[fragment]);
             }

@@ -25,7 +25,7 @@ SOME = [
         "tiles_decode<E2m1, E4m3Scale, Float32>",
         "tiles_multiply<Integer<4>, Bfloat16Scale, Bfloat16>",
         "tiles_multiply<Nf4, Bfloat16Scale, Float32>",
-        "trellis_multiply<Bits<3>>",
+        "trellis_multiply<Bits<3>, Window<0>, Sets<2>>",
         "tiles_multiply_many<Integer<3>, Bfloat16Scale, Float16>",
         "walsh_hadamard<Float32>",
     )
@@ -98,8 +98,8 @@ def test_every_kernel_compiles_without_spills(architecture: str) -> None:
 @pytest.mark.skipif(bool(sass.why_not()), reason=sass.why_not())
 def test_products_use_tensor_cores_and_copies_of_128_bits() -> None:
     code = registry.TILE_CODES[2]
-    few = registry.tiles_multiply(code, torch.bfloat16), registry.trellis_multiply(4)
-    many = registry.tiles_multiply_many(code, torch.bfloat16), registry.trellis_multiply_many(4)
+    few = registry.tiles_multiply(code, torch.bfloat16), registry.trellis_multiply(4, 16, 1)
+    many = registry.tiles_multiply_many(code, torch.bfloat16), registry.trellis_multiply_many(4, 16)
     for kernel, (_, cubin) in compiled([*few, *many], "sm_90").items():
         text = sass.disassembled(cubin)
         dtype = "F32" if kernel in (few[1], many[1]) else "F32.BF16"

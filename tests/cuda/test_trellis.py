@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -11,6 +12,7 @@ from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, Encoded, parse_spec
 from tilepress.kernels.cpu.trellis import weight_of
 from tilepress.kernels.cuda import registry, trellis
+from tilepress.kernels.cuda.registry import Kernel
 from tilepress.kernels.cuda.trellis import Trellis
 from tilepress.kernels.layout.trellis import TrellisParams
 
@@ -25,9 +27,17 @@ ALL.append(registry.add_splits(torch.float32))
 SHAPES = ((17, 33), (1, 1), (40, 300), (96, 144), (16, 2100))
 
 
+# The full window shares all with shorter ones but a mask, and is tried with one number of bits here.
+SOME = [
+    kernel
+    for kernel in ALL
+    if not re.search(r"Bits<[57]>|Bits<[123678]>, Window<16>|Bits<[1268]>, Window<0>, Sets<2>", kernel.label)
+]
+
+
 @cache
-def emulator() -> Emulator:
-    return Emulator(ALL)
+def emulator(*, is_whole: bool = False) -> Emulator:
+    return Emulator(ALL if is_whole else SOME)
 
 
 def random_codes(spec: str, shape: tuple[int, int], seed: int = 0) -> Encoded:
@@ -96,9 +106,16 @@ def test_products_are_those_of_the_reference(spec: str) -> None:
         weight = reference(encoded, torch.float32)
         for count in (1, 4, 5, 8):
             dtype = DTYPE_LIST[(seed + count) % 3]
+            if kernel_of(encoded, count) not in emulator().kernels:
+                continue
             x, bias = cases.values((count, shape[1]), dtype, seed=count), cases.values((shape[0],), dtype, seed=9)
             assert excess(matmul(emulator(), x, encoded), x, weight) <= 0, (shape, count, dtype)
             assert excess(matmul(emulator(), x, encoded, bias), x, weight, bias) <= 0, (shape, count, dtype)
+
+
+def kernel_of(encoded: Encoded, count: int) -> Kernel:
+    weight = Trellis(*weight_of(encoded))
+    return registry.trellis_multiply(weight.bits, weight.window, count)
 
 
 @pytest.mark.parametrize("factor", (1e-42, 1e-30, 1e30))
@@ -157,7 +174,7 @@ def test_parts_that_do_not_fit_are_refused(part: str) -> None:
 @pytest.mark.parametrize("order", Order)
 @pytest.mark.parametrize("bits", registry.TRELLIS_BITS)
 def test_every_kernel_gives_the_same_in_every_order_of_threads(bits: int, order: Order) -> None:
-    device = emulator()
+    device = emulator(is_whole=True)
     for seed in range(3 if order >= Order.SHUFFLED else 1):
         device.order, device.seed = order, seed
         for window in range(12, 17):
