@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     if (stream.first < stream.last) begin_group();
     for (int stage = stream.first; stage < stream.last; ++stage) {
         const u8* of_stage = stream.next();
+#pragma unroll
         for (int i = 0; i < kStageTiles; ++i) {
             if (stage * kStageTiles + i >= tiles) break;
             if (left == 0) {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tilepress.compress.codecs import encode
-from tilepress.kernels import backend_of, decode, matmul
+from tilepress.kernels import CodecError, backend_of, decode, matmul
 from tilepress.kernels.cuda.launch import is_installed, launcher
 
 from . import instructions
@@ -106,3 +106,24 @@ def test_a_product_is_captured_in_a_graph_and_replayed() -> None:
     x.copy_(values((1, 8192), torch.bfloat16, seed=9))
     graph.replay()
     assert torch.equal(found, matmul(x, encoded))
+
+
+@pytest.mark.parametrize("spec", ("int:bits=4", "trellis:bits=4,window=12,effort=fast"))
+def test_a_compiled_function_has_the_product_as_one_operator(spec: str) -> None:
+    encoded = encoded_values(spec, (96, 144)).to("cuda")
+    compiled = torch.compile(lambda x: matmul(x * 2, encoded) + 1, fullgraph=True)
+    for count in (1, 20):
+        x = values((count, 144), torch.bfloat16).cuda()
+        torch.testing.assert_close(compiled(x), matmul(x * 2, encoded) + 1)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+@pytest.mark.parametrize("spec", ("int:bits=4", "trellis:bits=4,window=12,effort=fast"))
+def test_each_of_two_gpus_multiplies_what_lies_on_it(spec: str) -> None:
+    encoded, x = encoded_values(spec, (96, 144)), values((2, 144), torch.bfloat16)
+    found = [matmul(x.to(device), encoded.to(device)) for device in ("cuda:1", "cuda:0", "cuda:1")]
+    assert [str(each.device) for each in found] == ["cuda:1", "cuda:0", "cuda:1"]
+    assert torch.equal(found[0].cpu(), found[1].cpu())
+    assert torch.equal(found[0], found[2])
+    with pytest.raises(CodecError, match="cuda:0"):
+        matmul(x.to("cuda:0"), encoded.to("cuda:1"))
