@@ -10,7 +10,9 @@ import torch
 
 from tilepress.kernels.cpu.tiles import TileCode
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout.lossless import PLANE_WIDTHS
 from tilepress.kernels.layout.rotation import MOST_POWER
+from tilepress.kernels.layout.zfp import BLOCK
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 """GPUs for which every kernel is compiled in the tests. Others compile for themselves when a kernel is first used."""
@@ -49,6 +51,9 @@ TILES_BLOCK_VECTORS, TRELLIS_BLOCK_VECTORS = 64, 128
 WARPS = THREADS // 32
 STAGES, STAGE_TILES = 4, 4
 """Stages of a ring of codes in shared memory, and tiles of a stage where the kernel does not say otherwise."""
+
+RANS_BYTES = 4 * 256
+"""Shared memory of a rANS model: a word for each of its slots."""
 
 DTYPE_TYPES = {torch.float32: "Float32", torch.float16: "Float16", torch.bfloat16: "Bfloat16"}
 _SCALE_TYPES = {"bfloat16": "Bfloat16Scale", "e8m0": "E8m0Scale", "e4m3": "E4m3Scale"}
@@ -166,6 +171,47 @@ def hartley() -> Kernel:
     return Kernel("rotation.cu", "hartley", ("Float32",), THREADS, 0, 64)
 
 
+def lossless_decode(source: torch.dtype, dtype: torch.dtype) -> Kernel:
+    """Dense values of `dtype` of a tensor of the dtype `source`."""
+    arguments = f"{DTYPE_TYPES[source]}Planes", DTYPE_TYPES[dtype]
+    shared_bytes = RANS_BYTES * len(PLANE_WIDTHS[source])
+    return Kernel("lossless_decode.cu", "lossless_decode", arguments, THREADS, shared_bytes, 128)
+
+
+def lossless_multiply(source: torch.dtype, dtype: torch.dtype) -> Kernel:
+    """Products of x of `dtype` with a weight of the dtype `source`."""
+    arguments = f"{DTYPE_TYPES[source]}Planes", DTYPE_TYPES[dtype]
+    shared_bytes = RANS_BYTES * len(PLANE_WIDTHS[source])
+    return Kernel("lossless_multiply.cu", "lossless_multiply", arguments, THREADS, shared_bytes, 128)
+
+
+def sz_high_parts(source: torch.dtype) -> Kernel:
+    """The high parts of residuals of a tensor of the dtype `source`."""
+    return Kernel("sz_decode.cu", "sz_high_parts", (DTYPE_TYPES[source],), THREADS, RANS_BYTES, 64)
+
+
+def sz_values(source: torch.dtype, dtype: torch.dtype) -> Kernel:
+    """Dense values of `dtype` from the high parts of a tensor of the dtype `source`."""
+    arguments = DTYPE_TYPES[source], DTYPE_TYPES[dtype]
+    return Kernel("sz_decode.cu", "sz_values", arguments, THREADS, 2 * 4 * WARPS, 96)
+
+
+def zfp_decode_fixed(dtype: torch.dtype) -> Kernel:
+    """Dense values of `dtype` of panels at fixed rate."""
+    return Kernel("zfp_decode.cu", "zfp_decode_fixed", (DTYPE_TYPES[dtype],), THREADS, 0, 96)
+
+
+def zfp_decode_variable(dtype: torch.dtype) -> Kernel:
+    """Dense values of `dtype` of panels in the other modes."""
+    return Kernel("zfp_decode.cu", "zfp_decode_variable", (DTYPE_TYPES[dtype],), THREADS, 0, 96)
+
+
+def zfp_multiply(dtype: torch.dtype) -> Kernel:
+    """Products of x of `dtype` with panels at fixed rate."""
+    shared_bytes = 4 * WARPS * MOST_VECTORS * BLOCK
+    return Kernel("zfp_multiply.cu", "zfp_multiply", (DTYPE_TYPES[dtype],), THREADS, shared_bytes, 128)
+
+
 def kernels() -> Iterator[Kernel]:
     """All of them."""
     for code, dtype in product(TILE_CODES, DTYPE_TYPES):
@@ -180,6 +226,13 @@ def kernels() -> Iterator[Kernel]:
             yield from (trellis_multiply(bits, window, count) for count in (1, MOST_VECTORS))
             yield trellis_multiply_many(bits, window)
     yield from (trellis_prepare(), trellis_prepare_many(), walsh_hadamard(), hartley())
+    for source, dtype in product(DTYPE_TYPES, DTYPE_TYPES):
+        yield lossless_decode(source, dtype)
+        yield lossless_multiply(source, dtype)
+        yield sz_values(source, dtype)
+    yield from map(sz_high_parts, DTYPE_TYPES)
+    for dtype in DTYPE_TYPES:
+        yield from (zfp_decode_fixed(dtype), zfp_decode_variable(dtype), zfp_multiply(dtype))
 
 
 def _window_type(window: int) -> str:

@@ -12,20 +12,6 @@ namespace tilepress {
 constexpr int kStripTiles = 16;
 constexpr int kLaneValues = 8;
 
-template <class Dtype>
-TILEPRESS_DEVICE void store_lane(typename Dtype::Stored* to, const float (&values)[kLaneValues]) {
-    constexpr int kWords = kLaneValues * sizeof(typename Dtype::Stored) / 4;
-    u32 words[kWords];
-    for (int i = 0; i < kWords; ++i) {
-        if constexpr (sizeof(typename Dtype::Stored) == 4)
-            words[i] = bits_of_float(values[i]);
-        else
-            words[i] = Dtype::pair(values[2 * i], values[2 * i + 1]);
-    }
-    for (int i = 0; i < kWords; i += 4)
-        reinterpret_cast<Words*>(to)[i / 4] = {words[i], words[i + 1], words[i + 2], words[i + 3]};
-}
-
 template <class Code, class Scale, class Dtype>
 __global__ void __launch_bounds__(kThreads)
     tiles_decode(const u8* codes, const u8* scales, const u8* zero_points, const float* global_scale, void* values,

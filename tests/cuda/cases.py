@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import numpy as np
 import torch
 
 from tilepress.compress.codecs import encode
@@ -63,6 +64,32 @@ def with_random_parts(encoded: Encoded, seed: int) -> Encoded:
         for name, part in encoded.parts.items()
     }
     return Encoded(encoded.params, encoded.shape, encoded.dtype, parts)
+
+
+def any_bits(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Values of any bits: NaN, infinities, subnormal numbers."""
+    words = np.random.default_rng(0).integers(0, 2 ** (8 * dtype.itemsize), shape, f"u{dtype.itemsize}")
+    return torch.from_numpy(words.view(f"i{dtype.itemsize}")).view(dtype)
+
+
+def with_parts(encoded: Encoded, **parts: torch.Tensor) -> Encoded:
+    """The same tensor with some of its parts replaced."""
+    return Encoded(encoded.params, encoded.shape, encoded.dtype, {**encoded.parts, **parts})
+
+
+def spoilt_parts(part: torch.Tensor) -> list[torch.Tensor]:
+    """A part of any length that is too short, of another dtype or rank, or with gaps."""
+    return [part[:-9], part.to(torch.int16), part[None], torch.stack([part, part], -1)[:, 0]]
+
+
+def with_some_bytes_changed(encoded: Encoded, names: tuple[str, ...], most: int, seed: int) -> Encoded:
+    """The same tensor with a few of the first `most` bytes of some parts changed."""
+    generator, spoilt = torch.Generator().manual_seed(seed), {}
+    for name in names:
+        spoilt[name] = encoded.parts[name].clone()
+        places = torch.randint(0, min(most, len(spoilt[name])), (4,), generator=generator)
+        spoilt[name][places] = torch.randint(0, 256, (4,), generator=generator).to(torch.uint8)
+    return with_parts(encoded, **spoilt)
 
 
 def reference(

@@ -28,6 +28,10 @@ SOME = [
         "trellis_multiply<Bits<3>, Window<0>, Sets<2>>",
         "tiles_multiply_many<Integer<3>, Bfloat16Scale, Float16>",
         "walsh_hadamard<Float32>",
+        "lossless_decode<Bfloat16Planes, Bfloat16>",
+        "lossless_multiply<Bfloat16Planes, Bfloat16>",
+        "sz_values<Bfloat16, Float32>",
+        "zfp_multiply<Bfloat16>",
     )
 ]
 

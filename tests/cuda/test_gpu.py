@@ -22,6 +22,7 @@ from .cases import (
     reference,
     tiny_values,
     values,
+    with_parts,
     with_random_parts,
 )
 
@@ -80,6 +81,59 @@ def test_trellis_codes_are_decoded_and_multiplied_as_on_the_cpu(spec: str) -> No
                 before = 2e-6 if count <= 8 or dtype == torch.float32 else 2**-11
                 terms = x.double().norm(dim=-1, keepdim=True) * weight.double().norm(dim=-1).max()
                 assert ((found - wanted).abs() <= torch.finfo(dtype).eps * wanted.abs() + before * terms).all()
+
+
+@pytest.mark.parametrize("source", DTYPE_LIST)
+def test_lossless_blocks_are_decoded_and_multiplied_as_on_the_cpu(source: torch.dtype) -> None:
+    assert backend_of("lossless", "cuda").name == "cuda"
+    for shape in (*SHAPES, (33, 2100), (300, 4096)):
+        encoded = encoded_values("lossless", shape, source)
+        weight = reference(encoded, torch.float32)
+        for dtype in DTYPE_LIST:
+            found = decode(encoded.to("cuda"), dtype=dtype).reshape(weight.shape)
+            assert are_same(found.cpu(), weight.to(dtype)), (shape, dtype)
+            before = 2e-6 if dtype == torch.float32 else 1e-4
+            for count in (1, 5, 8):
+                x = values((count, shape[1]), dtype, seed=count)
+                found = matmul(x.cuda(), encoded.to("cuda"))
+                assert excess(found.cpu(), x, weight, None, before) <= 0, (shape, dtype, count)
+
+
+@pytest.mark.parametrize("source", DTYPE_LIST)
+@pytest.mark.parametrize("spec", ("abs=1e-3", "rel=1e-4,predictor=lorenzo1", "abs=1e-5,predictor=lorenzo2"))
+def test_sz_tiles_are_decoded_as_on_the_cpu(spec: str, source: torch.dtype) -> None:
+    assert backend_of("sz", "cuda").name == "cuda"
+    for shape in (*SHAPES, (33, 2100), (300, 4096)):
+        encoded = encoded_values(f"sz:{spec}", shape, source)
+        for dtype in DTYPE_LIST:
+            found = decode(encoded.to("cuda"), dtype=dtype).reshape(encoded.rows, encoded.columns)
+            assert are_same(found.cpu(), reference(encoded, dtype)), (shape, dtype)
+
+
+@pytest.mark.parametrize("mode", ("rate=3.3", "rate=8", "precision=12", "tolerance=1e-3", "reversible=true"))
+def test_zfp_panels_are_decoded_and_multiplied_as_on_the_cpu(mode: str) -> None:
+    assert backend_of("zfp", "cuda").name == "cuda"
+    for shape in (*SHAPES, (33, 2100), (300, 4096)):
+        encoded = encoded_values(f"zfp:{mode}", shape)
+        weight = reference(encoded, torch.float32)
+        for dtype in DTYPE_LIST:
+            found = decode(encoded.to("cuda"), dtype=dtype).reshape(weight.shape)
+            assert are_same(found.cpu(), weight.to(dtype)), (shape, dtype)
+            before = 2e-6 if dtype == torch.float32 else 1e-4
+            for count in (1, 5, 8) if mode.startswith("rate") else ():
+                x = values((count, shape[1]), dtype, seed=count)
+                found = matmul(x.cuda(), encoded.to("cuda"))
+                assert excess(found.cpu(), x, weight, None, before) <= 0, (shape, dtype, count)
+
+
+@pytest.mark.parametrize("spec", ("lossless", "sz:abs=1e-3", "zfp:rate=8", "zfp:precision=12"))
+def test_any_bytes_of_payloads_end_in_some_values(spec: str) -> None:
+    encoded = encoded_values(spec, (300, 4096))
+    for seed in range(5):
+        random = with_random_parts(encoded, seed)
+        assert decode(random.to("cuda")).cpu().shape == (300, 4096)
+        payload = with_parts(encoded, payload=random.parts["payload"])
+        assert decode(payload.to("cuda")).cpu().shape == (300, 4096)
 
 
 def test_work_on_a_stream_of_ones_own_is_ordered() -> None:

@@ -22,6 +22,7 @@ from . import cases, emulation
 ROOT = Path(__file__).parents[2]
 SUPPRESSIONS = ROOT / "tests" / "sanitizers" / "thread.suppressions"
 TILES, TRELLIS = "tests/cuda/test_tiles.py", "tests/cuda/test_trellis.py"
+LOSSLESS, SZ, ZFP = (f"tests/cuda/test_{codec}.py" for codec in ("lossless", "sz", "zfp"))
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,6 +52,11 @@ TRELLIS_DECODE = f"{TRELLIS}::test_decoding_is_bit_identical_with_the_reference[
 TRELLIS_PRODUCTS = f"{TRELLIS}::test_products_are_those_of_the_reference[{cases.TRELLIS_SPECS[6]}]"
 MANY = f"{TILES}::test_products_with_more_rows_than_a_block_takes"
 ROWS = f"{TILES}::test_a_range_of_rows_gives_that_range_of_products"
+LOSSLESS_DECODE = f"{LOSSLESS}::test_every_bit_comes_back[shape0]"
+LOSSLESS_KERNELS = {"TILEPRESS_EMULATOR_KERNELS": "lossless_decode<Bfloat16"}
+SZ_DECODE = f"{SZ}::test_decoding_is_bit_identical_with_the_reference[abs=1e-3,predictor=lorenzo1]"
+SZ_KERNELS = {"TILEPRESS_EMULATOR_KERNELS": "sz_high_parts<Bfloat16>|sz_values<Bfloat16"}
+ZFP_KERNELS = {"TILEPRESS_EMULATOR_KERNELS": "zfp_decode"}
 MISTAKES = {
     "no barrier between writing and reading": Mistake(
         "tiles_decode.cu", "copies_wait<0>();\n    __syncthreads();", "copies_wait<0>();", "AssertionError", DECODE
@@ -131,6 +137,28 @@ MISTAKES = {
         mode="thread",
         settings={"TILEPRESS_EMULATOR_BLOCKS": "concurrent"},
     ),
+    "no barrier before a table in shared memory is read": Mistake(
+        "lossless.cuh", "threadIdx.x);\n    __syncthreads();", "threadIdx.x);", "AssertionError", LOSSLESS_DECODE,
+        settings=LOSSLESS_KERNELS,
+    ),
+    "a warp reads past the end of a payload": Mistake(
+        "warp_bytes.cuh", "4 * number < skipped_ + size_ ? words_[number] : 0u", "words_[number]",
+        "heap-buffer-overflow", LOSSLESS_DECODE, mode="address", settings=LOSSLESS_KERNELS,
+    ),
+    "an offset of the file is trusted": Mistake(
+        "lossless.cuh", "0 <= begin && ", "", "heap-buffer-overflow",
+        f"{LOSSLESS}::test_a_block_that_is_damaged_is_nan_and_no_other_is", mode="address", settings=LOSSLESS_KERNELS,
+    ),
+    "what a warp's other lanes wrote is read without a barrier": Mistake(
+        "sz_decode.cu", "    __syncwarp();\n", "", "data race", SZ_DECODE, mode="thread", settings=SZ_KERNELS
+    ),
+    "two rows share the sums of warps": Mistake(
+        "sz_decode.cu", "totals[row % 2]", "totals[0]", "AssertionError", SZ_DECODE, settings=SZ_KERNELS
+    ),
+    "a block of zfp is read past the end of its stream": Mistake(
+        "zfp.cuh", "filled_ < left_ ? words_[next_] : 0u", "words_[next_]", "heap-buffer-overflow",
+        f"{ZFP}::test_a_stream_that_ends_early_goes_on_with_zeros", mode="address", settings=ZFP_KERNELS,
+    ),
 }  # fmt: skip
 
 
@@ -171,3 +199,10 @@ def test_a_planted_mistake_is_found(name: str, tmp_path: Path) -> None:
     done = watched(mistake.mode, [mistake.chosen], settings)
     assert done.returncode != 0, done.stdout[-5000:]
     assert mistake.finding in done.stdout, done.stdout[-5000:]
+
+
+@pytest.mark.parametrize("mode", ("address", "thread"))
+@pytest.mark.parametrize("file", (LOSSLESS, SZ, ZFP))
+def test_kernels_that_follow_any_bytes_touch_nothing_but_their_own(file: str, mode: str) -> None:
+    done = watched(mode, ["-m", "not slow", file], {})
+    assert done.returncode == 0, done.stdout[-5000:]
