@@ -6,6 +6,95 @@ Buffer: TypeAlias = tuple[int, int]
 
 MOST_VECTORS: int
 
+class Weight:
+    """A weight of any codec, as a decoder multiplies by it. It holds addresses."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def decodes_rows(self) -> bool:
+        """Whether a row can be decoded alone."""
+
+Projection: TypeAlias = tuple[Weight, Buffer]
+
+class DecoderLayer:
+    """A layer of a decoder; projections are (weight, bias)."""
+
+    def __init__(
+        self,
+        input_norm: Buffer,
+        query: Projection,
+        key: Projection,
+        value: Projection,
+        query_norm: Buffer,
+        key_norm: Buffer,
+        output: Projection,
+        middle_norm: Buffer,
+        gate: Projection,
+        up: Projection,
+        down: Projection,
+    ) -> None: ...
+
+class DenseCache:
+    """Keys and values, a buffer a layer: [sequences, heads, room, size of a head]."""
+
+    def __init__(self, keys: list[Buffer], values: list[Buffer], sequences: int, room: int) -> None: ...
+
+class Decoder:
+    """A pre-norm decoder."""
+
+    def __init__(
+        self,
+        instruction_set: str,
+        dtype: str,
+        embedding: Weight | None,
+        layers: list[DecoderLayer],
+        norm: Buffer,
+        head: Projection,
+        epsilon: float,
+        activation: str,
+        scaling: float,
+        heads: int,
+        key_heads: int,
+        head_size: int,
+    ) -> None: ...
+    def step(
+        self,
+        cache: DenseCache,
+        tokens: list[int],
+        embedded: Buffer,
+        cached: int,
+        cosines: Buffer,
+        sines: Buffer,
+        logits: Buffer,
+        threads: int,
+    ) -> None:
+        """Add a token to each sequence of the cache, and write the logits of what follows it.
+
+        Raises ValueError when a length doesn't fit or a weight is damaged.
+        """
+
+def dense_weight(instruction_set: str, values: Buffer, dtype: str, rows: int, columns: int) -> Weight: ...
+def lossless_weight(instruction_set: str, parts: LosslessParts) -> Weight: ...
+def sz_weight(instruction_set: str, parts: SzParts) -> Weight: ...
+def tiles_weight(instruction_set: str, parts: Parts, rows: int) -> Weight: ...
+def trellis_weight(
+    instruction_set: str,
+    codes: Buffer,
+    scales: Buffer,
+    bits: int,
+    window: int,
+    panels: int,
+    tiles: int,
+    rows: int,
+    columns: int,
+    columns_side: tuple[Buffer, Buffer, int, int] | None,
+    rows_side: tuple[Buffer, Buffer, int, int] | None,
+) -> Weight: ...
+def zfp_weight(instruction_set: str, parts: ZfpParts) -> Weight: ...
+
 class KvCache:
     """A compressed KV cache."""
 

@@ -35,12 +35,15 @@ class Backend:
             decoded rows are multiplied instead.
         encode: (contiguous matrix, params, parts that are given) -> all parts, for matrices of values that the codec
             takes; None where compress/codecs does it.
+        weight: encoded -> what a native decoder (kernels/cpu/decoder.py) multiplies by, or None; None where there are
+            no such weights.
     """
 
     name: str
     decode: Callable[[Encoded, range, range, torch.dtype], torch.Tensor]
     matmul: Callable[[torch.Tensor, Encoded, torch.Tensor | None, range], torch.Tensor] | None = None
     encode: Callable[[torch.Tensor, Any, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    weight: Callable[[Encoded], Any] | None = None
 
 
 def backend_of(codec: str, device_type: str) -> Backend:
@@ -63,7 +66,8 @@ def _reference(codec: str) -> Backend:
 
 def _native(codec: str) -> Backend:
     module = importlib.import_module(f"tilepress.kernels.cpu.{codec}")
-    return Backend("cpu", module.decode, getattr(module, "matmul", None), getattr(module, "encode", None))
+    optional = (getattr(module, name, None) for name in ("matmul", "encode", "weight"))
+    return Backend("cpu", module.decode, *optional)
 
 
 def _cuda(codec: str) -> Backend:

@@ -144,7 +144,7 @@ class TilepressQuantizer(HfQuantizer):
         Raises:
             FormatError: weights that are missing, damaged or have the wrong shape.
         """
-        from tilepress.runtime import older_loaders
+        from tilepress.runtime import native_forward, older_loaders
         from tilepress.runtime.assembly import transforms_to_keep
 
         del model._adjust_missing_and_unexpected_keys
@@ -160,6 +160,7 @@ class TilepressQuantizer(HfQuantizer):
         older_loaders.mend(model, self._expected, self._part_dtypes)
         model._weight_conversions = transforms_to_keep(model._weight_conversions, self._assembly.tensors)
         self._expected, self._loading_info = {}, None
+        native_forward.install(model)
         # Norms and biases would otherwise ask for gradients in every forward pass, which only the slow kernels give.
         return model.requires_grad_(False)
 

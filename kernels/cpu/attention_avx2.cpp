@@ -10,11 +10,6 @@ struct Avx2 : Avx2Floats {
         __m256i low, high;
     };
 
-    static Values maximum(Values a, Values b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
-    static __m256 eight_exponents(__m256 shifted) {
-        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
-    }
-    static Values exponent(Values shifted) { return {eight_exponents(shifted.low), eight_exponents(shifted.high)}; }
     static __m256i eight_bytes(const std::uint8_t* bytes) {
         return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     }

@@ -8,10 +8,6 @@ namespace {
 struct Avx512 : Avx512Floats {
     using Packed = __m512i;
 
-    static Values maximum(Values a, Values b) { return _mm512_max_ps(a, b); }
-    static Values exponent(Values shifted) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
-    }
     static Packed widen(const std::uint8_t* bytes) { return _mm512_cvtepu8_epi32(load_codes(bytes)); }
     template <int Bits, int Place>
     static Values field(Packed bytes) {

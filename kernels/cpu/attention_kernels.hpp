@@ -3,10 +3,8 @@
 //
 // Scales go into what codes are multiplied by (queries, weights), minima into what sums begin with, so that a code
 // costs its conversion and one multiplication a row. An instruction set is a type `Set` with what product_values.hpp
-// asks for, and
+// and exponential.hpp ask for, and
 //
-//     maximum                        of each lane; the second where one is NaN
-//     exponent                       2^n for n + 127 in the lowest bits of float32, zero for n = -127
 //     Packed, widen(const uint8_t*)  16 bytes, and
 //     field<Bits, Place>             the integers that their bits from Bits * Place on make -> Values
 //     piece<Bits, Number>            the same integers of 16 bytes in the order in which they come fastest -> Values

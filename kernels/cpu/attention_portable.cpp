@@ -8,12 +8,6 @@ namespace {
 struct Portable : PortableFloats {
     using Packed = const std::uint8_t*;
 
-    static Values maximum(const Values& a, const Values& b) {
-        return each([&](int i) { return a.of[i] > b.of[i] ? a.of[i] : b.of[i]; });
-    }
-    static Values exponent(const Values& shifted) {
-        return each([&](int i) { return float_of_bits(bits_of_float(shifted.of[i]) << 23); });
-    }
     static Packed widen(const std::uint8_t* bytes) { return bytes; }
     template <int Bits, int Place>
     static Values field(Packed bytes) {

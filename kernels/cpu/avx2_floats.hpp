@@ -1,5 +1,5 @@
 // Float32 values with AVX2, FMA and F16C.
-// The part of `Set` (product_values.hpp) that all families share.
+// The part of `Set` (product_values.hpp, exponential.hpp) that all families share.
 #pragma once
 
 #include <immintrin.h>
@@ -27,6 +27,11 @@ struct Avx2Floats {
     static Values multiply_add(Values a, Values b, Values c) {
         return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
     }
+    static Values maximum(Values a, Values b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+    static __m256 eight_exponents(__m256 shifted) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
+    }
+    static Values exponent(Values shifted) { return {eight_exponents(shifted.low), eight_exponents(shifted.high)}; }
     static float sum(Values values) {
         const __m256 eight = _mm256_add_ps(values.low, values.high);
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -1,5 +1,5 @@
 // Float32 values with AVX-512.
-// The part of `Set` (product_values.hpp) that all families share.
+// The part of `Set` (product_values.hpp, exponential.hpp) that all families share.
 #pragma once
 
 #include <immintrin.h>
@@ -20,6 +20,10 @@ struct Avx512Floats {
     static Values subtract(Values a, Values b) { return _mm512_sub_ps(a, b); }
     static Values multiply(Values a, Values b) { return _mm512_mul_ps(a, b); }
     static Values multiply_add(Values a, Values b, Values c) { return _mm512_fmadd_ps(a, b, c); }
+    static Values maximum(Values a, Values b) { return _mm512_max_ps(a, b); }
+    static Values exponent(Values shifted) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
+    }
     static float sum(Values values) { return _mm512_reduce_add_ps(values); }
     static Values load_bf16(const std::uint16_t* from) {
         const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));

@@ -6,6 +6,7 @@
 namespace tilepress {
 
 void bind_attention(nanobind::module_& module);
+void bind_decoder(nanobind::module_& module);
 void bind_difference(nanobind::module_& module);
 void bind_lossless(nanobind::module_& module);
 void bind_lossless_encode(nanobind::module_& module);

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from tilepress.kernels import _native
 from tilepress.kernels.cpu import tile_encoding, tiles
 from tilepress.kernels.encoded import Encoded
 from tilepress.kernels.layout.int import IntParams
@@ -19,6 +20,11 @@ def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) ->
 def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
     """`x @ weight[rows].T + bias`, accumulated in float32."""
     return tiles.matmul(x, encoded, code_of(encoded), bias, rows)
+
+
+def weight(encoded: Encoded) -> _native.Weight:
+    """The weight as a decoder reads it."""
+    return tiles.native_weight(encoded, code_of(encoded))
 
 
 def encode(matrix: torch.Tensor, params: IntParams, of_tensor: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

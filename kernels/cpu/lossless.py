@@ -79,6 +79,13 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     )
 
 
+def weight(encoded: Encoded) -> _native.Weight | None:
+    """The weight as a decoder reads it; none of version 1, which has no native kernel."""
+    if _is_version1(encoded):
+        return None
+    return _native.lossless_weight(instruction_set(), _weight_of(encoded).parts)
+
+
 def _is_version1(encoded: Encoded) -> bool:
     return cast(LosslessParams, encoded.params).version == 1
 

@@ -1,15 +1,18 @@
 // The bindings of `lossless` (lossless.hpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings.hpp"
 #include "lossless_checks.hpp"
 #include "panel_bindings.hpp"
+#include "panel_weight.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,6 +63,12 @@ void multiply(const std::string& instruction_set, const LosslessParts& parts, co
     require(!is_damaged, "a block is damaged");
 }
 
+std::shared_ptr<Weight> weight_of(const std::string& instruction_set, const LosslessParts& parts) {
+    return std::make_shared<PanelWeight<Lossless>>(
+        TILEPRESS_KERNELS(lossless, instruction_set), parts.rows, parts.columns, 1,
+        [&](std::atomic<bool>& is_damaged) { return checked(parts, is_damaged); });
+}
+
 }  // namespace
 
 void bind_lossless(nb::module_& module) {
@@ -70,6 +79,7 @@ void bind_lossless(nb::module_& module) {
                "threads"_a, "Decode a range into `values`.");
     module.def("lossless_multiply", &multiply, "instruction_set"_a, "parts"_a, "rows"_a, "x"_a, "bias"_a, "y"_a,
                "dtype"_a, "count"_a, "threads"_a, "Write x @ weight[rows].T + bias to `y`.");
+    module.def("lossless_weight", &weight_of, "instruction_set"_a, "parts"_a, "The weight for a decoder.");
 }
 
 }  // namespace tilepress

@@ -10,6 +10,8 @@ NB_MODULE(_native, module) {
     module.doc() = "Native kernels for tensors in main memory.";
     module.def("instruction_sets", &tilepress::supported_instruction_sets,
                "Instruction sets that this machine can run, the slowest first.");
+    // First, because of the class of weights that others make.
+    tilepress::bind_decoder(module);
     tilepress::bind_attention(module);
     tilepress::bind_difference(module);
     tilepress::bind_lossless(module);

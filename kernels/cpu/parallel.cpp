@@ -22,6 +22,13 @@ namespace {
 
 // The entry that compilers call for `#pragma omp parallel`; LLVM's and Intel's runtimes have it as well as GNU's.
 using StartTeam = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+using CountTeam = int (*)();
+
+// What PyTorch's OpenMP runtime offers; null where the process has none.
+struct Runtime {
+    StartTeam start_team = nullptr;
+    CountTeam count_team = nullptr;
+};
 
 #if defined(TILEPRESS_SHARES_A_TEAM)
 int find_library(dl_phdr_info* library, std::size_t, void* found) {
@@ -35,15 +42,18 @@ int find_library(dl_phdr_info* library, std::size_t, void* found) {
     return is_wanted;
 }
 
-StartTeam find_team() {
+Runtime find_runtime() {
     std::string path;
     dl_iterate_phdr(find_library, &path);
     void* library = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-    return library == nullptr ? nullptr : reinterpret_cast<StartTeam>(dlsym(library, "GOMP_parallel"));
+    if (library == nullptr) return {};
+    const Runtime runtime{reinterpret_cast<StartTeam>(dlsym(library, "GOMP_parallel")),
+                          reinterpret_cast<CountTeam>(dlsym(library, "omp_get_num_threads"))};
+    return runtime.start_team == nullptr || runtime.count_team == nullptr ? Runtime{} : runtime;
 }
 #else
-StartTeam find_team() {
-    return nullptr;
+Runtime find_runtime() {
+    return {};
 }
 #endif
 
@@ -69,14 +79,23 @@ void parallel(std::int64_t count, std::int64_t step, int threads,
     const std::int64_t pieces = (count + step - 1) / step;
     const auto team = static_cast<unsigned>(std::min<std::int64_t>(threads, pieces));
     if (team <= 1) return work.run();
-    static const StartTeam start_team = find_team();
-    if (start_team != nullptr) {
-        start_team([](void* data) { static_cast<Work*>(data)->run(); }, &work, team, 0);
+    together(static_cast<int>(team), [&work](int) { work.run(); });
+}
+
+void together(int threads, const std::function<void(int)>& body) {
+    if (threads <= 1) return body(1);
+    static const Runtime runtime = find_runtime();
+    if (runtime.start_team != nullptr) {
+        // The runtime may start fewer threads than it is asked for.
+        const auto run = [](void* data) {
+            (*static_cast<const std::function<void(int)>*>(data))(runtime.count_team());
+        };
+        runtime.start_team(run, const_cast<std::function<void(int)>*>(&body), static_cast<unsigned>(threads), 0);
         return;
     }
     std::vector<std::thread> others;
-    for (unsigned i = 1; i < team; ++i) others.emplace_back([&work] { work.run(); });
-    work.run();
+    for (int i = 1; i < threads; ++i) others.emplace_back(std::ref(body), threads);
+    body(threads);
     for (auto& thread : others) thread.join();
 }
 

@@ -14,4 +14,8 @@ namespace tilepress {
 void parallel(std::int64_t count, std::int64_t step, int threads,
               const std::function<void(std::int64_t, std::int64_t)>& body);
 
+// Call `body(team)` once on each of at most `threads` such threads at once; `team` is how many there are, so that they
+// may wait for each other.
+void together(int threads, const std::function<void(int)>& body);
+
 }  // namespace tilepress

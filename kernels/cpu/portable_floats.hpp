@@ -1,5 +1,5 @@
 // Float32 values in plain loops, which compilers turn into what vectors there are.
-// The part of `Set` (product_values.hpp) that all families share.
+// The part of `Set` (product_values.hpp, exponential.hpp) that all families share.
 #pragma once
 
 #include <cstring>
@@ -40,6 +40,12 @@ struct PortableFloats {
     }
     static Values multiply_add(const Values& a, const Values& b, const Values& c) {
         return each([&](int i) { return a.of[i] * b.of[i] + c.of[i]; });
+    }
+    static Values maximum(const Values& a, const Values& b) {
+        return each([&](int i) { return a.of[i] > b.of[i] ? a.of[i] : b.of[i]; });
+    }
+    static Values exponent(const Values& shifted) {
+        return each([&](int i) { return float_of_bits(bits_of_float(shifted.of[i]) << 23); });
     }
     static float sum(const Values& values) {
         float halves[8];

@@ -40,6 +40,15 @@ void store_values(typename Set::Values values, void* to, Dtype dtype) {
     Set::store_fp16(static_cast<std::uint16_t*>(to), values);
 }
 
+// The first `count` of 16 values.
+template <class Set>
+void store_some(typename Set::Values values, void* to, Dtype dtype, std::int64_t count) {
+    if (count == kSide) return store_values<Set>(values, to, dtype);
+    alignas(64) std::byte whole[kSide * 4];
+    store_values<Set>(values, whole, dtype);
+    std::memcpy(to, whole, static_cast<std::size_t>(count * size_of(dtype)));
+}
+
 // Add the bias to the panel's 16 results, round them, and write those of the range.
 template <class Set>
 void finish(const Product& product, std::int64_t panel, std::int64_t vector, const float* results) {

@@ -65,6 +65,12 @@ def _parts(encoded: Encoded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
     return parts["payload"], parts["offsets"], parts["table"], predictor, encoded.dtype
 
 
+def weight(encoded: Encoded) -> _native.Weight:
+    """The weight as a decoder reads it."""
+    native = _weight(*_parts(encoded), encoded.rows, encoded.columns)
+    return _native.sz_weight(instruction_set(), native.parts)
+
+
 class _Weight(NamedTuple):
     """A `panels.NativeWeight`."""
 

@@ -1,14 +1,17 @@
 // The bindings of `sz` (sz.hpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings.hpp"
 #include "panel_bindings.hpp"
+#include "panel_weight.hpp"
 #include "sz_checks.hpp"
 
 namespace nb = nanobind;
@@ -62,6 +65,11 @@ void multiply(const std::string& instruction_set, const SzParts& parts, const Bo
     require(!is_damaged, "a tile is damaged");
 }
 
+std::shared_ptr<Weight> weight_of(const std::string& instruction_set, const SzParts& parts) {
+    return std::make_shared<PanelWeight<Sz>>(TILEPRESS_KERNELS(sz, instruction_set), parts.rows, parts.columns, 1,
+                                             [&](std::atomic<bool>& is_damaged) { return checked(parts, is_damaged); });
+}
+
 }  // namespace
 
 void bind_sz(nb::module_& module) {
@@ -72,6 +80,7 @@ void bind_sz(nb::module_& module) {
                "threads"_a, "Decode a range into `values`.");
     module.def("sz_multiply", &multiply, "instruction_set"_a, "parts"_a, "rows"_a, "x"_a, "bias"_a, "y"_a, "dtype"_a,
                "count"_a, "threads"_a, "Write x @ weight[rows].T + bias to `y`.");
+    module.def("sz_weight", &weight_of, "instruction_set"_a, "parts"_a, "The weight for a decoder.");
 }
 
 }  // namespace tilepress

@@ -97,6 +97,11 @@ def matmul(x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor
     )
 
 
+def native_weight(encoded: Encoded, code: TileCode) -> _native.Weight:
+    """The weight as a decoder reads it; see `decoder.Decoder`."""
+    return _native.tiles_weight(instruction_set(), native_parts(parts_of(encoded), code, encoded.columns), encoded.rows)
+
+
 def _decode(
     codes: torch.Tensor,
     scales: torch.Tensor,

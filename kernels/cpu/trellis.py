@@ -11,7 +11,7 @@ matmul.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeAlias, cast, overload
 
 import torch
 
@@ -23,6 +23,11 @@ from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.rotation import hartley, rotation_of
 from tilepress.kernels.layout.trellis import TrellisParams
+
+_Place: TypeAlias = tuple[tuple[int, int], tuple[int, int], int, int, int, int]
+"""Codes, scales, bits, window, and panels and tiles across."""
+_Side: TypeAlias = tuple[tuple[int, int], tuple[int, int], int, int]
+"""Signs, the table of the Hartley matrix, and the sizes of a block's two factors."""
 
 
 def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
@@ -39,6 +44,15 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     return torch.ops.tilepress.trellis_matmul(  # type: ignore[no-any-return]
         x, *weight_of(encoded), bias, rows.start, rows.stop
     )
+
+
+def weight(encoded: Encoded) -> _native.Weight:
+    """The weight as a decoder reads it."""
+    codes, scales, column_signs, row_signs, bits, window = weight_of(encoded)
+    place = (*_weight(codes, scales, bits, window), encoded.rows, encoded.columns)
+    sides = _side(column_signs, codes.shape[1]), _side(row_signs, codes.shape[0])
+    native: _native.Weight = _native.trellis_weight(instruction_set(), *place, *sides)
+    return native
 
 
 def weight_of(
@@ -146,12 +160,23 @@ def _rotate(
     values: torch.Tensor, signs: torch.Tensor, panels: int, *, over_rows: bool = False, back: bool = False
 ) -> None:
     """Rotate whole blocks of a side that has `panels` times 16 values in all."""
-    odd, power = rotation_of(panels * PANEL_ROWS)
     rows, columns = values.shape
+    side = _side(signs, panels)
+    _call(_native.trellis_rotate, buffer(values), rows, columns, over_rows, *side, back)
+
+
+@overload
+def _side(signs: None, panels: int) -> None: ...
+@overload
+def _side(signs: torch.Tensor, panels: int) -> _Side: ...
+def _side(signs: torch.Tensor | None, panels: int) -> _Side | None:
+    """A side of `panels` times 16 values as native code takes it."""
+    if signs is None:
+        return None
+    odd, power = rotation_of(panels * PANEL_ROWS)
     if signs.dtype != torch.uint8 or not signs.is_contiguous():
         raise CodecError("the signs are not contiguous bytes")
-    place = buffer(values), rows, columns, over_rows
-    _call(_native.trellis_rotate, *place, buffer(signs), buffer(hartley(odd)), odd, power, back)
+    return buffer(signs), buffer(hartley(odd)), odd, power
 
 
 def _decode_rotated(
@@ -161,7 +186,7 @@ def _decode_rotated(
     _call(_native.trellis_decode, *weight, panels, DTYPE_NAMES[values.dtype], buffer(values))
 
 
-def _weight(codes: torch.Tensor, scales: torch.Tensor, bits: int, window: int) -> tuple[Any, ...]:
+def _weight(codes: torch.Tensor, scales: torch.Tensor, bits: int, window: int) -> _Place:
     for name, part, dtype in (("codes", codes, torch.uint8), ("scales", scales, torch.bfloat16)):
         if part.dtype != dtype or not part.is_contiguous() or not part.is_cpu:
             raise CodecError(f"the part {name} is not a contiguous {dtype} in main memory")

@@ -1,13 +1,18 @@
 // Python's way to the kernels for trellis codes: checks every length, then calls them.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
+#include <tuple>
 
 #include "bindings.hpp"
 #include "buffers.hpp"
@@ -15,6 +20,7 @@
 #include "product.hpp"
 #include "trellis.hpp"
 #include "trellis_input.hpp"
+#include "trellis_weight.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -52,6 +58,23 @@ TrellisWeight checked(const Buffer& codes, const Buffer& scales, int bits, int w
     require(holds(scales, panels, kTrellisSide, 2), "the scales do not fit the weight's shape");
     return {reinterpret_cast<const std::uint8_t*>(codes.first), reinterpret_cast<const std::uint16_t*>(scales.first),
             bits, window, tiles};
+}
+
+// Signs, the table of the Hartley matrix, and the sizes of a block's two factors.
+using Side = std::tuple<Buffer, Buffer, std::int64_t, std::int64_t>;
+
+RotatedSide checked_side(const Side& parts, std::int64_t length) {
+    const auto& [signs, table, odd, power] = parts;
+    require(1 <= odd && odd <= 127 && 1 <= power && power <= 4096 && (power & (power - 1)) == 0 && power % kSide == 0 &&
+                length % (odd * power) == 0,
+            "the side is not made of such blocks");
+    require(signs.second == length / 8 && holds(table, odd, odd, 4), "the signs or the table do not fit the side");
+    return {reinterpret_cast<const std::uint8_t*>(signs.first),
+            reinterpret_cast<const float*>(table.first),
+            static_cast<float>(1.0 / std::sqrt(static_cast<double>(power))),
+            odd,
+            power,
+            length};
 }
 
 std::int64_t panels_at_once(std::int64_t tiles) {
@@ -102,17 +125,8 @@ void rotate(const std::string& instruction_set, const Buffer& values, std::int64
     require(0 <= rows && rows <= kMost && 0 <= columns && columns <= kMost, "the values' shape is out of bounds");
     require(columns % kSide == 0 && holds(values, rows, columns, 4), "the values do not fit their shape");
     const std::int64_t length = over_rows ? rows : columns;
-    require(1 <= odd && odd <= 127 && 1 <= power && power <= 4096 && (power & (power - 1)) == 0 && power % kSide == 0 &&
-                length % (odd * power) == 0,
-            "the side is not made of such blocks");
-    require(signs.second == length / 8 && holds(table, odd, odd, 4), "the signs or the table do not fit the side");
+    const RotatedSide side = checked_side({signs, table, odd, power}, length);
     if (values.second == 0) return;
-    const RotatedSide side{reinterpret_cast<const std::uint8_t*>(signs.first),
-                           reinterpret_cast<const float*>(table.first),
-                           static_cast<float>(1.0 / std::sqrt(static_cast<double>(power))),
-                           odd,
-                           power,
-                           length};
     auto* data = reinterpret_cast<float*>(values.first);
     const nb::gil_scoped_release released;
     if (over_rows) {
@@ -128,6 +142,19 @@ void rotate(const std::string& instruction_set, const Buffer& values, std::int64
     }
 }
 
+std::shared_ptr<Weight> weight_of(const std::string& instruction_set, const Buffer& codes, const Buffer& scales,
+                                  int bits, int window, std::int64_t panels, std::int64_t tiles, std::int64_t rows,
+                                  std::int64_t columns, const std::optional<Side>& columns_side,
+                                  const std::optional<Side>& rows_side) {
+    const TrellisWeight weight = checked(codes, scales, bits, window, panels, tiles);
+    require(panels == (rows + kSide - 1) / kSide && tiles == (columns + kSide - 1) / kSide,
+            "the codes do not fit the weight's shape");
+    std::optional<RotatedSide> sides[2];
+    if (columns_side) sides[0] = checked_side(*columns_side, tiles * kSide);
+    if (rows_side) sides[1] = checked_side(*rows_side, panels * kSide);
+    return trellis_weight(TILEPRESS_KERNELS(trellis, instruction_set), weight, sides[0], sides[1], rows, columns);
+}
+
 }  // namespace
 
 void bind_trellis(nb::module_& module) {
@@ -141,6 +168,9 @@ void bind_trellis(nb::module_& module) {
     module.def("trellis_rotate", &rotate, "instruction_set"_a, "values"_a, "rows"_a, "columns"_a, "over_rows"_a,
                "signs"_a, "table"_a, "odd"_a, "power"_a, "back"_a, "threads"_a,
                "Rotate a side of a float32 matrix, or rotate it back, in place.");
+    module.def("trellis_weight", &weight_of, "instruction_set"_a, "codes"_a, "scales"_a, "bits"_a, "window"_a,
+               "panels"_a, "tiles"_a, "rows"_a, "columns"_a, "columns_side"_a.none(), "rows_side"_a.none(),
+               "The weight for a decoder; a side is (signs, table, odd, power), or none.");
 }
 
 }  // namespace tilepress

@@ -73,6 +73,13 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     )
 
 
+def weight(encoded: Encoded) -> _native.Weight:
+    """The weight as a decoder reads it."""
+    parts, mode = encoded.parts, mode_of(encoded.params)
+    native = _weight(parts["payload"], parts["offsets"], mode, encoded.rows, encoded.columns)
+    return _native.zfp_weight(instruction_set(), native.parts)
+
+
 def encode_panels(matrix: torch.Tensor, params: ZfpParams) -> tuple[torch.Tensor, torch.Tensor]:
     """The streams of a float32 matrix's panels, uint8 [bytes], and their lengths in bytes, int64 [panels].
 

@@ -1,18 +1,21 @@
 // The bindings of zfp streams (zfp.hpp).
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings.hpp"
 #include "buffers.hpp"
 #include "panel_bindings.hpp"
+#include "panel_weight.hpp"
 #include "zfp.hpp"
 
 namespace nb = nanobind;
@@ -170,6 +173,23 @@ void multiply(const std::string& instruction_set, const ZfpParts& parts, const B
                    kGroupPanels);
 }
 
+// Offsets are not looked at while panels are decoded, so they are checked again whenever they may have changed.
+class ZfpWeight final : public PanelWeight<ZfpPanels> {
+public:
+    ZfpWeight(const ZfpKernels& kernels, const ZfpParts& parts)
+        : PanelWeight(kernels.panels, parts.rows, parts.columns, kGroupPanels,
+                      [&](std::atomic<bool>&) { return checked(parts, {0, parts.rows}); }),
+          parts_(parts) {}
+    void check() const override { checked(parts_, {0, parts_.rows}); }
+
+private:
+    ZfpParts parts_;
+};
+
+std::shared_ptr<Weight> weight_of(const std::string& instruction_set, const ZfpParts& parts) {
+    return std::make_shared<ZfpWeight>(TILEPRESS_KERNELS(zfp, instruction_set), parts);
+}
+
 // Encode each panel of a float32 matrix; `sizes` is int64 [panels]. Returns the bytes of all streams, which follow each
 // other without gaps.
 std::int64_t encode(const std::string& instruction_set, const Mode& mode, const Buffer& values, std::int64_t rows,
@@ -219,6 +239,7 @@ void bind_zfp(nb::module_& module) {
                "threads"_a, "Decode a range into `values`.");
     module.def("zfp_multiply", &multiply, "instruction_set"_a, "parts"_a, "rows"_a, "x"_a, "bias"_a, "y"_a, "dtype"_a,
                "count"_a, "threads"_a, "Write x @ weight[rows].T + bias to `y`.");
+    module.def("zfp_weight", &weight_of, "instruction_set"_a, "parts"_a, "The weight for a decoder.");
     module.def("zfp_encode", &encode, "instruction_set"_a, "mode"_a, "values"_a, "rows"_a, "columns"_a, "payload"_a,
                "sizes"_a, "threads"_a, "Encode panels one after the other; returns the bytes written to `payload`.");
 }
