@@ -76,5 +76,6 @@ $(VENV)/.torch:
 $(READY): $(VENV)/.torch pyproject.toml CMakeLists.txt $(NATIVE)
 	@echo "== environment: what the native extension is built with, then tilepress, editable"
 	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.11" "nanobind>=2.4" "cmake>=3.20" "ninja>=1.11"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test]" \
+		--config-settings=cmake.define.TILEPRESS_INSTRUCTION_SETS=native
 	@touch $@

@@ -18,7 +18,7 @@ BACKENDS = "tests/kernels/test_backends.py"
 # vectors will do.
 QUICK = {
     "address": dataclasses.replace(ADDRESS, name="address-quick", optimization="-O0"),
-    "thread": dataclasses.replace(THREAD, name="thread-quick", optimization="-O0", instruction_sets=("portable",)),
+    "thread": dataclasses.replace(THREAD, name="thread-quick", optimization="-O0", instruction_sets="portable"),
 }
 
 
