@@ -156,6 +156,8 @@ public:
             if (codes.planes[plane].mode == PlaneMode::coded && (heads[plane] = bytes.take(kPlaneHead)) == nullptr)
                 return false;
         const int top = codes.cut.count - 1;
+        // Planes that values of this width lack are not read, but their addresses are moved with those of the others.
+        for (int plane = top + 1; plane < kMostPlanes; ++plane) planes_.of[plane] = room_[plane];
         const bool has_cargo = codes.cargo() >= 0 && count >= kRansLanes && u16_at(heads[top]) != kStoredPlane;
         cargo_ = has_cargo ? codes.cargo() : -1;
         for (int plane = 0; plane <= top; ++plane)

@@ -78,7 +78,7 @@ public:
     bool open(const Sz& weight, std::int64_t number, std::int64_t count) {
         number_ = kNone;
         const std::int64_t begin = weight.offsets[number], end = weight.offsets[number + 1];
-        if (begin < 0 || end - begin < kSzHead || end > weight.payload_bytes) return false;
+        if (begin < 0 || end < begin || end > weight.payload_bytes || end - begin < kSzHead) return false;
         const std::uint8_t* bytes = weight.payload + begin;
         exceptions_.count = sz_u16(bytes);
         exceptions_.size = 2;

@@ -160,6 +160,8 @@ def _rotate(
     values: torch.Tensor, signs: torch.Tensor, panels: int, *, over_rows: bool = False, back: bool = False
 ) -> None:
     """Rotate whole blocks of a side that has `panels` times 16 values in all."""
+    if not panels:
+        return
     rows, columns = values.shape
     side = _side(signs, panels)
     _call(_native.trellis_rotate, buffer(values), rows, columns, over_rows, *side, back)

@@ -14,6 +14,7 @@ from tilepress.compress.codecs import encode
 from tilepress.kernels import Encoded, backend_of, decode, matmul
 
 native = importlib.import_module("tilepress.kernels._native")
+panels = importlib.import_module("tilepress.kernels.cpu.panels")
 active = importlib.import_module("tilepress.kernels.cpu.instruction_set").instruction_set
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -130,8 +131,8 @@ def test_products_of_few_and_many_rows(spec: str, dtype: torch.dtype) -> None:
         bias = values(shape[:1], dtype, seed=2)
         for count in (1, 3, 8, 9):
             x = values((count, shape[1]), dtype, seed=count)
-            # Of many rows, the weight is rounded to the dtype of x first.
-            weight = reference(encoded, dtype if count > native.MOST_VECTORS else torch.float32)
+            # Of many rows, the weight is rounded first.
+            weight = reference(encoded, panels.dtype_of_many(dtype) if count > native.MOST_VECTORS else torch.float32)
             assert_close(matmul(x, encoded), x, weight)
             assert_close(matmul(x, encoded, bias), x, weight, bias)
 

@@ -17,6 +17,7 @@ from tilepress.kernels import CodecError, Encoded, backend_of, decode, matmul
 from tilepress.kernels.layout.lossless import CODED, CONSTANT, read_table
 
 native = importlib.import_module("tilepress.kernels._native")
+panels = importlib.import_module("tilepress.kernels.cpu.panels")
 cpu = importlib.import_module("tilepress.kernels.cpu.lossless")
 active = importlib.import_module("tilepress.kernels.cpu.instruction_set").instruction_set
 definition = importlib.import_module("tilepress.kernels.reference.lossless")
@@ -178,7 +179,7 @@ def test_products_are_those_of_the_dense_weight(dtype: torch.dtype, x_dtype: tor
         bias = values(shape[:1], x_dtype, seed=2)
         for count in (1, 3, 8, 9):
             x = values((count, shape[1]), x_dtype, seed=count)
-            used = weight.to(x_dtype) if count > native.MOST_VECTORS else weight
+            used = weight.to(panels.dtype_of_many(x_dtype)) if count > native.MOST_VECTORS else weight
             wanted = x.double() @ used.double().T + bias.double()
             found = matmul(x, encoded, bias)
             steps = x.double().abs() @ used.double().abs().T + bias.double().abs()

@@ -18,6 +18,7 @@ from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, Encoded, backend_of, decode, matmul, parse_spec
 
 native = importlib.import_module("tilepress.kernels._native")
+panels = importlib.import_module("tilepress.kernels.cpu.panels")
 zfp = importlib.import_module("tilepress.kernels.cpu.zfp")
 streams = importlib.import_module("tilepress.kernels.cpu.zfp_streams")
 reference = importlib.import_module("tilepress.kernels.reference.zfp")
@@ -261,7 +262,7 @@ def test_products_of_few_and_many_rows(spec: str, dtype: torch.dtype) -> None:
     bias = values((70,), "normal", seed=2).to(dtype)
     for count in (0, 1, 3, 8, 9):
         x = values((count, 100), "normal", seed=count).to(dtype)
-        weight = as_reference(encoded, dtype if count > native.MOST_VECTORS else torch.float32)
+        weight = as_reference(encoded, panels.dtype_of_many(dtype) if count > native.MOST_VECTORS else torch.float32)
         wanted = x.double() @ weight.double().T + bias.double()
         found = matmul(x, encoded, bias)
         assert found.dtype == dtype
