@@ -55,6 +55,11 @@ STAGES, STAGE_TILES = 4, 4
 RANS_BYTES = 4 * 256
 """Shared memory of a rANS model: a word for each of its slots."""
 
+SIDE_LINES = {"Columns": 1, "Rows": 8}
+"""Sides of a matrix that are rotated, and lines of each that a block of the rotation has side by side."""
+
+_SHARED_VALUES = {"Columns": MOST_POWER, "Rows": 4 * MOST_POWER}
+
 DTYPE_TYPES = {torch.float32: "Float32", torch.float16: "Float16", torch.bfloat16: "Bfloat16"}
 _SCALE_TYPES = {"bfloat16": "Bfloat16Scale", "e8m0": "E8m0Scale", "e4m3": "E4m3Scale"}
 _CODE_TYPES = {"nf4": "Nf4", "e4m3": "E4m3", "e5m2": "E5m2", "e2m1": "E2m1"}
@@ -161,14 +166,19 @@ def trellis_multiply_many(bits: int, window: int) -> Kernel:
     return Kernel("trellis_multiply_many.cu", "trellis_multiply_many", arguments, THREADS, shared_bytes, 128)
 
 
-def walsh_hadamard() -> Kernel:
+def walsh_hadamard(side: str) -> Kernel:
     """The power of two of a rotation, and its signs."""
-    return Kernel("rotation.cu", "walsh_hadamard", ("Float32",), THREADS, 4 * MOST_POWER, 64)
+    return Kernel("rotation.cu", "walsh_hadamard", (side,), THREADS, 4 * _SHARED_VALUES[side], 64)
 
 
-def hartley() -> Kernel:
+def hartley(side: str) -> Kernel:
     """The odd factor of a rotation."""
-    return Kernel("rotation.cu", "hartley", ("Float32",), THREADS, 0, 64)
+    return Kernel("rotation.cu", "hartley", (side,), THREADS, 0, 64)
+
+
+def lines_together(side: str, power: int) -> int:
+    """Lines that a block of `walsh_hadamard` takes."""
+    return min(SIDE_LINES[side], _SHARED_VALUES[side] // power)
 
 
 def lossless_decode(source: torch.dtype, dtype: torch.dtype) -> Kernel:
@@ -225,7 +235,9 @@ def kernels() -> Iterator[Kernel]:
         for window in (12, FULL_WINDOW):
             yield from (trellis_multiply(bits, window, count) for count in (1, MOST_VECTORS))
             yield trellis_multiply_many(bits, window)
-    yield from (trellis_prepare(), trellis_prepare_many(), walsh_hadamard(), hartley())
+    yield from (trellis_prepare(), trellis_prepare_many())
+    for side in SIDE_LINES:
+        yield from (walsh_hadamard(side), hartley(side))
     for source, dtype in product(DTYPE_TYPES, DTYPE_TYPES):
         yield lossless_decode(source, dtype)
         yield lossless_multiply(source, dtype)

@@ -14,7 +14,7 @@ import torch
 
 from tilepress.kernels.cpu.trellis import weight_of
 from tilepress.kernels.cuda import registry
-from tilepress.kernels.cuda.launch import Float, Int, Launcher, Long, Pointer, launcher
+from tilepress.kernels.cuda.launch import Float, Int, Launcher, Pointer, launcher
 from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, require_parts, require_rows, splits_of
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
@@ -211,34 +211,31 @@ def _rotate(
     """Rotate whole blocks of a side that has `panels` times 16 values in all; may overwrite `values`."""
     odd, power = rotation_of(panels * PANEL_ROWS)
     rows, columns = values.shape
-    length, lines = (rows, columns) if over_rows else (columns, rows)
-    strides = (Long(columns), Long(1)) if over_rows else (Long(1), Long(columns))
+    side, length, lines = ("Rows", rows, columns) if over_rows else ("Columns", columns, rows)
     if not values.numel():
         return values
     scale = float(torch.tensor(1.0 / math.sqrt(power), dtype=torch.float32))
     pieces = length // power
     device.launch(
-        registry.walsh_hadamard(),
-        (lines * pieces, 1),
+        registry.walsh_hadamard(side),
+        (-(-lines // registry.lines_together(side, power)) * pieces, 1),
         (
             *map(Pointer, (values, signs)),
-            *map(Int, (pieces, power)),
+            *map(Int, (lines, pieces, power, columns)),
             Float(scale),
-            *strides,
             *map(Int, (not back, back and odd == 1)),
         ),
     )
     if odd == 1:
         return values
     mixed, table, blocks = torch.empty_like(values), _table(odd, values.device), pieces // odd
+    together = registry.SIDE_LINES[side]
     device.launch(
-        registry.hartley(),
-        (lines * blocks * -(-power // registry.THREADS), 1),
+        registry.hartley(side),
+        (-(-lines // together) * blocks * -(-power * together // registry.THREADS), 1),
         (
             *map(Pointer, (values, mixed, table, signs)),
-            *map(Int, (blocks, odd, power)),
-            *strides,
-            Int(back),
+            *map(Int, (lines, blocks, odd, power, columns, back)),
         ),
     )
     return mixed

@@ -63,8 +63,8 @@ MISTAKES = {
     ),
     "no barrier between reading and writing": Mistake(
         "rotation.cu",
-        "        __syncthreads();\n        for (int i = threadIdx.x; i < power / 2",
-        "        if (half < 2) __syncthreads();\n        for (int i = threadIdx.x; i < power / 2",
+        "        __syncthreads();\n        for (int i = threadIdx.x; i < count / 2",
+        "        if (half < 2) __syncthreads();\n        for (int i = threadIdx.x; i < count / 2",
         "AssertionError",
         TRELLIS_DECODE,
     ),

@@ -94,6 +94,13 @@ def test_decoding_is_bit_identical_with_the_reference(spec: str) -> None:
     assert are_same(found, reference(encoded, torch.float32, rows, columns))
 
 
+@pytest.mark.parametrize("rows", (pytest.param(4096, marks=pytest.mark.slow), 512))
+def test_columns_of_a_tall_matrix_are_rotated_side_by_side(rows: int) -> None:
+    """As many as fit into shared memory, and eight; the last ones are fewer."""
+    encoded = random_codes("trellis:bits=2,window=12", (rows, 36))
+    assert are_same(decode(emulator(), encoded, torch.float32), reference(encoded, torch.float32))
+
+
 def test_what_an_encoder_wrote_is_decoded() -> None:
     encoded = encode(cases.values((48, 80)), "trellis:bits=2,window=12,effort=fast")
     assert are_same(decode(emulator(), encoded, torch.float32), reference(encoded, torch.float32))
