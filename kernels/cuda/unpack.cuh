@@ -1,7 +1,7 @@
 // From codes of tiles to what tensor cores multiply: A fragments of mma.m16n8k16, exact and unscaled.
 #pragma once
 
-#include "tiles.cuh"
+#include "small_floats.cuh"
 
 namespace tilepress {
 
@@ -20,13 +20,15 @@ struct Unpacker {
     u32 addends[2];
     float float_addends[2];
 
+    // Otherwise values are computed from codes, exactly.
+    static constexpr bool kIsBook = Code::kIsBook && !Code::kFitsElement;
     static constexpr bool kIsSmall = Code::kIsInteger && Code::kBits <= Element::kIntegerBits;
     // Where sums of a zero point with `kInteger` are exact.
     static constexpr bool kAddsOnce = Element::kIntegerBits == 8;
 
     // By 16 threads of a block.
     static TILEPRESS_DEVICE void fill(Book& book, int code) {
-        if constexpr (Code::kIsBook) {
+        if constexpr (kIsBook) {
             float parts[kParts];
             cut<Element>(Code::book(code), parts);
             book.words[code] = Element::pair(parts[0], kParts > 1 ? parts[kParts > 1] : 0.0f);
@@ -60,13 +62,15 @@ struct Unpacker {
             const float second = float_of_bits(select_bytes(word, 0x4b000000u, i == 0 ? 0x7441u : 0x7443u));
             parts[0] = select_bytes(bits_of_float(first + float_addends[half]),
                                     bits_of_float(second + float_addends[half]), 0x7632u);
-        } else if constexpr (Code::kIsBook) {
+        } else if constexpr (kIsBook) {
             const u32 first = word >> (16 * i) & 255u, second = word >> (16 * i + 8) & 255u;
             const u32 a = book->words[first], b = book->words[second];
             parts[0] = select_bytes(a, b, 0x5410u);
             if constexpr (kParts > 1) parts[1] = select_bytes(a, b, 0x7632u);
             if constexpr (kParts > 2)
                 parts[2] = select_bytes(book->words[16 + first], book->words[16 + second], 0x5410u);
+        } else if constexpr (SmallFloats<Code, Element>::kIsKnown) {
+            parts[0] = SmallFloats<Code, Element>::pair(select_bytes(word, 0u, i == 0 ? 0x1404u : 0x3424u));
         } else {
             parts[0] = Element::pair(Code::value(word >> (16 * i) & 255u), Code::value(word >> (16 * i + 8) & 255u));
         }
@@ -74,10 +78,14 @@ struct Unpacker {
 
     // Codes of rows g and g + 8, the same four columns of each, as bytes -> the fragments.
     TILEPRESS_DEVICE void operator()(u32 upper, u32 lower, u32 (&a)[kParts][4]) const {
-        for (int i = 0; i < 4; ++i) {
-            u32 parts[kParts];
-            pair(i % 2 == 0 ? upper : lower, i / 2, i % 2, parts);
-            for (int part = 0; part < kParts; ++part) a[part][i] = parts[part];
+        if constexpr (Code::kIsBook && !kIsBook) {
+            e2m1_fragment<Element>(upper, lower, a[0]);
+        } else {
+            for (int i = 0; i < 4; ++i) {
+                u32 parts[kParts];
+                pair(i % 2 == 0 ? upper : lower, i / 2, i % 2, parts);
+                for (int part = 0; part < kParts; ++part) a[part][i] = parts[part];
+            }
         }
     }
 };

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -189,7 +188,9 @@ def bound(product: Product, loop: Loop, gpu: Gpu) -> Bound:
 
 def bounds(product: Product) -> list[Bound]:
     """On each GPU."""
-    nvrtc, sass = (importlib.import_module(f"{__package__}.{name}".lstrip(".")) for name in ("nvrtc", "sass"))
+    # Neighbours, of a package in the tests and of none in a script.
+    folder = f"{__package__}." if __package__ else ""
+    nvrtc, sass = (importlib.import_module(folder + name) for name in ("nvrtc", "sass"))
     kernel, found = product.kernel, []
     is_trellis = kernel.template.startswith("trellis")
     bits = int(re.findall(r"\d+", kernel.arguments[0])[0]) if is_trellis else 0
@@ -221,7 +222,6 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     new = table()
     print(new)
     before, _, after = DOCUMENT.read_text().partition(HEAD)

@@ -93,6 +93,24 @@ def test_products_are_those_of_the_reference(spec: str) -> None:
     check_products(emulator(is_whole=False), spec, SHAPES, (1, 3, 8))
 
 
+def check_every_code(device: Emulator, spec: str) -> None:
+    """Products with the unit matrix are the weight; NaN and infinity spoil the whole row that they are in."""
+    encoded = encoded_values(spec, (16, 16))
+    codes = torch.arange(encoded.parts["codes"].numel(), dtype=torch.uint8).view(encoded.parts["codes"].shape)
+    encoded = Encoded(encoded.params, encoded.shape, encoded.dtype, {**encoded.parts, "codes": codes})
+    for template, count in (("tiles_multiply", 8), ("tiles_multiply_many", 16)):
+        for dtype in dtypes_of(device, spec, template):
+            wanted = reference(encoded, dtype)
+            wanted[~wanted.isfinite().all(1)] = torch.nan
+            found = matmul(device, torch.eye(16, dtype=dtype)[:count], encoded)
+            torch.testing.assert_close(found, wanted.T[:count], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("spec", ("fp8", "fp8:format=e5m2,group=32", "mxfp4", "nvfp4", "int:bits=8", "int:bits=7"))
+def test_every_code_is_multiplied_as_it_is_decoded(spec: str) -> None:
+    check_every_code(emulator(is_whole=False), spec)
+
+
 def test_every_kernel_of_the_quick_pass_was_executed() -> None:
     device = emulator(is_whole=False)
     for spec in TILE_SPECS:
@@ -215,6 +233,8 @@ def test_every_kernel_gives_the_same_in_every_order_of_threads(spec: str, order:
         check_decoding(device, spec, shapes)
         check_ranges(device, spec)
         check_products(device, spec, shapes, (1, 2, 5, 8))
+        if not spec.startswith("nf4"):
+            check_every_code(device, spec)
         check_many_rows(device, spec, ((17, 33), (130, 255)), (9, 70) if seed == 0 else (9,))
         split_products(device)
 
