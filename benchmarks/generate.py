@@ -1,19 +1,21 @@
-"""Time `generate` of a checkpoint in bfloat16 and compressed, in one run, and say how much of a token is products.
+"""Time `generate` of a checkpoint in bfloat16 and compressed, in one run, and say how much of a token is native code.
 
-    python benchmarks/generate.py CHECKPOINT [codec spec ...] [--tokens N] [--threads N] [--runs N] [--json OUT]
+    python benchmarks/generate.py CHECKPOINT [codec spec or container ...] [--tokens N] [--threads N] [--runs N]
+                                  [--processor] [--json OUT]
 
 Greedy, token by token; models take turns, and the fastest run of each counts, since other work on the machine can only
-add to a time. The last figure is a token's time with every product free (a tensor of zeros in its place): what
-Transformers, its Python and attention take.
+add to a time. Where much other work runs, --processor with one thread counts the processor's seconds. Compressed models
+run natively, and once more with TILEPRESS_NATIVE=0, layer by layer.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,11 +30,15 @@ if __name__ == "__main__":
     from transformers import AutoModelForCausalLM
 
     import tilepress
+    from tilepress.kernels.cpu.decoder import Decoder
     from tilepress.kernels.cpu.instruction_set import instruction_set
+    from tilepress.runtime.native_forward import SWITCH
 
-SPECS = ("int:bits=4", "nf4", "fp8", "lossless")
+SPECS = ("int:bits=4", "nf4", "fp8", "lossless", "none")
 DENSE = "bfloat16"
 PROMPT_TOKENS = 16
+
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -40,102 +46,110 @@ class Figures:
     """One model.
 
     Attributes:
-        weights: codec spec, or "bfloat16" for the checkpoint as it is.
+        weights: codec spec or container, or "bfloat16" for the checkpoint in Transformers.
         tokens_a_second: of the fastest run.
-        of_dense: the same, divided by that of the checkpoint as it is.
+        of_dense: the same, divided by that of the checkpoint in Transformers.
         token_ms: time of a token.
-        other_ms: time of a token whose products are free.
-        product_share: of a token.
+        step_ms: of which native steps take this; 0 where there are none.
+        layers_ms: time of a token without native steps.
     """
 
     weights: str
     tokens_a_second: float
     of_dense: float
     token_ms: float
-    other_ms: float
-    product_share: float
+    step_ms: float
+    layers_ms: float
 
 
 def main() -> None:
     """Measure, print a table, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("specs", nargs="*", default=SPECS, metavar="codec spec")
+    parser.add_argument("specs", nargs="*", default=SPECS, metavar="codec spec or container")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--processor", action="store_true", help="seconds of the processor, not of the clock")
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = time.process_time if options.processor else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
         models = {DENSE: AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.bfloat16)}
         for number, spec in enumerate(options.specs):
-            target = Path(folder, str(number))
-            tilepress.compress(options.checkpoint, target, spec)
-            models[spec] = tilepress.load(target)
-        figures = measure(models, options.tokens, options.runs)
+            container = Path(spec)
+            if not container.is_dir():
+                container = Path(folder, str(number))
+                tilepress.compress(options.checkpoint, container, spec)
+            models[spec] = tilepress.load(container)
+        figures = measure(models, options.tokens, options.runs, clock)
     print(f"{options.checkpoint.name}, {options.threads} threads, instruction set {instruction_set()}")
-    print(f"{'weights':22} {'tokens/s':>8} {'/dense':>7} {'token':>9} {'others':>9} {'products':>8}")
+    print(f"{'weights':26} {'tokens/s':>8} {'/dense':>7} {'token':>9} {'step':>9} {'layers':>9}")
     for figure in figures:
         print(
-            f"{figure.weights:22} {figure.tokens_a_second:8.1f} {figure.of_dense:7.2f} {figure.token_ms:6.1f} ms "
-            f"{figure.other_ms:6.1f} ms {figure.product_share:8.0%}"
+            f"{Path(figure.weights).name:26} {figure.tokens_a_second:8.1f} {figure.of_dense:7.2f} "
+            f"{figure.token_ms:6.1f} ms {figure.step_ms:6.1f} ms {figure.layers_ms:6.1f} ms"
         )
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")
 
 
-def measure(models: dict[str, Any], tokens: int, runs: int) -> list[Figures]:
+def measure(models: dict[str, Any], tokens: int, runs: int, clock: Clock) -> list[Figures]:
     """Time all models in turns."""
-    whole, other = (dict.fromkeys(models, float("inf")) for _ in range(2))
+    native, layers = (dict.fromkeys(models, (float("inf"), 0.0)) for _ in range(2))
     for _ in range(runs):
         for name, model in models.items():
-            whole[name] = min(whole[name], seconds_a_token(model, tokens))
-            with free_products():
-                other[name] = min(other[name], seconds_a_token(model, tokens))
+            layers[name] = min(layers[name], times_of_token(model, tokens, clock, native=False))
+            if name != DENSE:
+                native[name] = min(native[name], times_of_token(model, tokens, clock, native=True))
+    native[DENSE] = layers[DENSE]
     return [
         Figures(
             weights=name,
             tokens_a_second=1 / seconds,
-            of_dense=whole[DENSE] / seconds,
+            of_dense=native[DENSE][0] / seconds,
             token_ms=seconds * 1e3,
-            other_ms=other[name] * 1e3,
-            product_share=1 - other[name] / seconds,
+            step_ms=steps * 1e3,
+            layers_ms=layers[name][0] * 1e3,
         )
-        for name, seconds in whole.items()
+        for name, (seconds, steps) in native.items()
     ]
 
 
-def seconds_a_token(model: Any, tokens: int) -> float:
-    """Of tokens after the first, which waits for the prompt."""
+def times_of_token(model: Any, tokens: int, clock: Clock, native: bool) -> tuple[float, float]:
+    """Seconds of a token after the first, which waits for the prompt, and those of its native step."""
     prompt = torch.arange(100, 100 + PROMPT_TOKENS)[None]
     times: list[float] = []
-    for count in (1, tokens + 1):
-        begin = time.perf_counter()
-        model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            min_new_tokens=count,
-            max_new_tokens=count,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        times.append(time.perf_counter() - begin)
-    return (times[1] - times[0]) / tokens
+    with mock.patch.dict(os.environ, {SWITCH: str(int(native))}), watched_steps(clock) as steps:
+        for count in (1, tokens + 1):
+            begin = clock()
+            model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                min_new_tokens=count,
+                max_new_tokens=count,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            times.append(clock() - begin)
+    return (times[1] - times[0]) / tokens, sum(steps) / tokens
 
 
 @contextmanager
-def free_products() -> Iterator[None]:
-    """Zeros in place of what dense and compressed layers would compute."""
+def watched_steps(clock: Clock) -> Iterator[list[float]]:
+    """A list to which each native step adds its seconds."""
+    seconds: list[float] = []
+    step = Decoder.step
 
-    def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        return x.new_zeros(*x.shape[:-1], weight.shape[0])
+    def watched(self: Any, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        begin = clock()
+        logits = step(self, *arguments, **keywords)
+        seconds.append(clock() - begin)
+        return logits
 
-    with (
-        mock.patch("torch.nn.functional.linear", linear),
-        mock.patch("tilepress.runtime.compressed.matmul", linear),
-    ):
-        yield
+    with mock.patch.object(Decoder, "step", watched):
+        yield seconds
 
 
 if __name__ == "__main__":

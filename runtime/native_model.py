@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tilepress.kernels import Encoded
 from tilepress.kernels.cpu.decoder import Description, Layer, Projection
-from tilepress.runtime.compressed import CompressedEmbedding, CompressedLinear
+from tilepress.runtime.compressed import CompressedEmbedding, CompressedLinear, CompressedTensor
 
 CLASSES: Mapping[str, str] = {
     "llama": "LlamaForCausalLM",
@@ -85,7 +86,12 @@ def visible_tokens(config: Any) -> int | None:
 
 
 class Snapshot:
-    """A model's modules and tensors at one time."""
+    """A model's modules and tensors at one time.
+
+    It is looked at for each token, when no cache of the processor holds anything of the model any more, and so looks
+    at as little as will do: where PyTorch moves or casts a module, buffers become other tensors, and parameters get
+    other memory.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Remember those of the model as it is."""
@@ -94,29 +100,38 @@ class Snapshot:
         self._known_children = list(_values(self._children))
         self._parts = [part for module in modules for part in (module._parameters, module._buffers) if part]
         self._known_parts = list(_values(self._parts))
-        self._tensors = [tensor for tensor in self._known_parts if tensor is not None]
-        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
-        self._parameters = [tensor for tensor in self._tensors if isinstance(tensor, nn.Parameter)]
+        self._parameters = [tensor for tensor in self._known_parts if isinstance(tensor, nn.Parameter)]
+        self._addresses = list(map(torch.Tensor.data_ptr, self._parameters))
         # Hooks of the model itself are called around the step.
         self._hooks = [hooks for module in modules[1:] for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-        self._attributes = [module.__dict__ for module in modules[1:]]
+        self._hooks_looked_at = -1
+        self._attributes = [module.__dict__ for module in modules[1:] if not isinstance(module, CompressedTensor)]
 
     def is_current(self) -> bool:
-        """Whether the model still has the same modules, and the same tensors in the same memory."""
+        """Whether the model still has the same modules and tensors."""
         return (
             all(map(operator.is_, _values(self._children), self._known_children))
             and all(map(operator.is_, _values(self._parts), self._known_parts))
-            and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
+            and list(map(torch.Tensor.data_ptr, self._parameters)) == self._addresses
         )
 
     def is_watched(self) -> bool:
         """Whether someone wants to see, or replaces, what modules within the model compute, or their gradients."""
         return (
-            any(self._hooks)
+            self._has_hooks()
             or nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
             or any("forward" in attributes for attributes in self._attributes)
             or (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._parameters))
         )
+
+    def _has_hooks(self) -> bool:
+        # PyTorch counts the hooks that are registered anywhere; only what was there at the last look can have gone.
+        count = RemovableHandle.next_id
+        if count != self._hooks_looked_at:
+            if any(self._hooks):
+                return True
+            self._hooks_looked_at = count
+        return False
 
 
 def _values(dictionaries: list[Any]) -> Any:
