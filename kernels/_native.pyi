@@ -37,10 +37,10 @@ class DecoderLayer:
         down: Projection,
     ) -> None: ...
 
-class DenseCache:
-    """Keys and values, a buffer a layer: [sequences, heads, room, size of a head]."""
+class DecoderCache:
+    """Keys and values of all layers; there must be room in their windows, which a decoder writes to."""
 
-    def __init__(self, keys: list[Buffer], values: list[Buffer], sequences: int, room: int) -> None: ...
+    def __init__(self, layers: list[KvCache]) -> None: ...
 
 class Decoder:
     """A pre-norm decoder."""
@@ -62,7 +62,7 @@ class Decoder:
     ) -> None: ...
     def step(
         self,
-        cache: DenseCache,
+        cache: DecoderCache,
         tokens: list[int],
         embedded: Buffer,
         cached: int,

@@ -135,6 +135,19 @@ class KvStore:
         self._values[:, :, self._dense_tokens : last] = values
         self._dense_tokens = last
 
+    def make_room(self) -> None:
+        """Have room for another token in the window: where it is full, its oldest tokens become tiles."""
+        if self._dense_tokens == self._keys.shape[2]:
+            group = self.params.group
+            self._encode(self._keys[:, :, :group], self._values[:, :, :group])
+            self._dense_tokens -= group
+            for states in (self._keys, self._values):
+                states[:, :, : self._dense_tokens] = states[:, :, group:].clone()
+
+    def count_written(self) -> None:
+        """Count a token that has been written to `window_room`, after those that are there."""
+        self._dense_tokens += 1
+
     def first_without(self, before: int) -> int:
         """The first token that `forget(before)` would leave."""
         forgotten = max(0, before - self.first) // self.params.group * self.params.group

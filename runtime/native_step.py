@@ -9,7 +9,7 @@ import torch
 from tilepress.kernels import CodecError
 from tilepress.kernels.cpu import panels
 from tilepress.kernels.cpu.decoder import MOST_SEQUENCES, Decoder, Description
-from tilepress.runtime.native_cache import room_of
+from tilepress.runtime.native_cache import place_of
 from tilepress.runtime.native_model import Unfit, describe, visible_tokens
 
 MOST_KEPT = 1 << 15
@@ -63,19 +63,19 @@ class Steps:
         if not all(0 <= token < self._embed.num_embeddings for token in tokens):
             return None
         shape = (sequences, description.key_heads, description.head_size)
-        room = room_of(cache, len(description.layers), shape, description.dtype)
-        if room is None or not _sees_all(mask, sequences, room.tokens + 1):
+        place = place_of(cache, len(description.layers), shape, description.dtype)
+        if place is None or not _sees_all(mask, sequences, place.tokens + 1):
             return None
         most = visible_tokens(self._config)
-        if most is not None and room.tokens >= most:
+        if most is not None and place.tokens >= most:
             return None
-        places = _positions(positions, sequences, room.tokens)
-        if places is None:
+        of_tokens = _positions(positions, sequences, place.tokens)
+        if of_tokens is None:
             return None
         embedded = None if self._decoder.embeds else self._embed(ids[:, 0])
-        cosines, sines = self._rotary.at(places)
-        logits = self._decoder.step(room.cache, tokens, room.tokens, cosines, sines, embedded)
-        room.tokens += 1
+        cosines, sines = self._rotary.at(of_tokens)
+        logits = self._decoder.step(place.cache, tokens, place.dense_tokens, cosines, sines, embedded)
+        place.count()
         return logits[:, None]
 
 

@@ -46,7 +46,7 @@ def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.T
     try:
         _native.attention_attend(
             instruction_set(),
-            _cache_of(store),
+            cache_of(store),
             buffer(query),
             buffer(result),
             DTYPE_NAMES[query.dtype],
@@ -67,7 +67,8 @@ def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.T
     return result
 
 
-def _cache_of(store: KvStore) -> _native.KvCache:
+def cache_of(store: KvStore) -> _native.KvCache:
+    """The cache as native code reads it, by address: it ends where the store changes."""
     layout = store.layout
     keys, values, tokens = store.window_room
     return _native.KvCache(

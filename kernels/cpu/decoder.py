@@ -6,17 +6,19 @@ is written into its tensors. It keeps them alive, but can't know that a model ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from tilepress.kernels import _native
+from tilepress.kernels.cpu import attention
 from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.dispatch import backend_of
-from tilepress.kernels.encoded import Encoded
+from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.kv_store import KvStore
 
 MOST_SEQUENCES = _native.MOST_VECTORS
 """Sequences that take a step together."""
@@ -78,18 +80,51 @@ class Description:
     head_size: int
 
 
-class Cache:
-    """Room for keys and values of all layers.
+class DenseCache:
+    """Keys and values of all layers as they came, with room for tokens to come.
 
     Attributes:
         keys, values: of each layer, contiguous [sequences, key heads, room, head size].
     """
 
     def __init__(self, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-        """Take the tensors, which a step writes to."""
+        """Take the tensors, which a step writes to.
+
+        Raises:
+            CodecError: tensors of different sizes.
+        """
         self.keys, self.values = keys, values
-        sequences, _, room, _ = keys[0].shape
-        self.native = _native.DenseCache(list(map(buffer, keys)), list(map(buffer, values)), sequences, room)
+        self.native = _native_cache(map(_without_tiles, keys, values))
+
+
+class StoredCache:
+    """Keys and values of all layers with their old tokens in tiles; good until a store gets or loses tiles."""
+
+    def __init__(self, stores: Sequence[KvStore]) -> None:
+        """Take the stores, to whose windows a step writes.
+
+        Raises:
+            CodecError: stores of different sizes, or of a codec without a kernel.
+        """
+        self._stores = stores
+        if any(store.params.codec not in attention.CODES for store in stores):
+            raise CodecError("attention has no kernel for this cache")
+        # What the stores hold now stays in memory while it may be read.
+        self._parts = [(list(store.blocks), store.window_room) for store in stores]
+        self.native = _native_cache(map(attention.cache_of, stores))
+
+
+def _native_cache(layers: Iterable[_native.KvCache]) -> _native.DecoderCache:
+    try:
+        return _native.DecoderCache(list(layers))
+    except ValueError as error:
+        raise CodecError(f"a decoder's cache: {error}") from None
+
+
+def _without_tiles(keys: torch.Tensor, values: torch.Tensor) -> _native.KvCache:
+    sequences, heads, room, size = keys.shape
+    window = buffer(keys), buffer(values), room, 0, DTYPE_NAMES[keys.dtype]
+    return _native.KvCache("int", 8, PANEL_ROWS, sequences, heads, size, size, [], *window)
 
 
 class Decoder:
@@ -114,7 +149,7 @@ class Decoder:
 
     def step(
         self,
-        cache: Cache,
+        cache: DenseCache | StoredCache,
         tokens: Sequence[int],
         cached: int,
         cosines: torch.Tensor,
@@ -126,7 +161,7 @@ class Decoder:
         Args:
             cache: with room for a token; its keys and values are written there.
             tokens: one a sequence.
-            cached: tokens that are in the cache, as many in each sequence.
+            cached: tokens that are in the cache, as many in each sequence; of a `StoredCache`, those in its windows.
             cosines: of the rotary embedding, [sequences, head size] in the decoder's dtype.
             sines: likewise.
             embedded: [sequences, hidden], where the decoder does not look tokens up.

@@ -106,48 +106,49 @@ Decoder checked_decoder(const std::string& instruction_set, const std::string& d
             head_size};
 }
 
-struct CacheParts {
-    std::vector<Buffer> keys;
-    std::vector<Buffer> values;
-    std::int64_t sequences;
-    std::int64_t room;
-};
-
-DenseCache checked_cache(const Decoder& decoder, const CacheParts& parts) {
-    require(0 < parts.sequences && parts.sequences <= kMostVectors, "there are no sequences, or too many");
-    require(0 < parts.room && parts.room <= kMost, "the cache has no room");
-    require(parts.keys.size() == decoder.layers.size() && parts.values.size() == decoder.layers.size(),
-            "the cache does not have as many layers as the decoder");
-    const auto checked = [&](const std::vector<Buffer>& states) {
-        std::vector<void*> places;
-        for (const Buffer& buffer : states) {
-            require(holds(buffer, parts.sequences * decoder.key_heads, parts.room,
-                          decoder.head_size * size_of(decoder.dtype)),
-                    "a layer of the cache does not have the size of its shape");
-            places.push_back(reinterpret_cast<void*>(buffer.first));
-        }
-        return places;
-    };
-    return {checked(parts.keys), checked(parts.values), parts.sequences, parts.room};
+// The cache of one layer, whose window a step may write to.
+LayerCache split(const KvCache& cache) {
+    LayerCache layer{cache, cache, const_cast<void*>(cache.window_keys), const_cast<void*>(cache.window_values)};
+    layer.tiles.window_tokens = layer.window.window_tokens = 0;
+    layer.window.tiles.clear();
+    return layer;
 }
 
-void step(const Decoder& decoder, const CacheParts& parts, const std::vector<std::int64_t>& tokens,
+StepCache checked_cache(const std::vector<KvCache>& layers) {
+    require(!layers.empty(), "the cache has no layers");
+    const KvCache& first = layers[0];
+    StepCache cache;
+    for (const KvCache& layer : layers) {
+        require(layer.sequences == first.sequences && layer.heads == first.heads && layer.room == first.room &&
+                    layer.tiles.size() == first.tiles.size() && layer.window_dtype == first.window_dtype &&
+                    layer.layout.key_size == first.layout.key_size && layer.layout.value_size == first.layout.key_size,
+                "layers of the cache have different sizes");
+        cache.layers.push_back(split(layer));
+    }
+    return cache;
+}
+
+void step(const Decoder& decoder, const StepCache& cache, const std::vector<std::int64_t>& tokens,
           const Buffer& embedded, std::int64_t cached, const Buffer& cosines, const Buffer& sines, const Buffer& logits,
           int threads) {
-    const DenseCache cache = checked_cache(decoder, parts);
-    require(0 <= cached && cached < cache.room, "the cache has no room for a token");
-    require(static_cast<std::int64_t>(tokens.size()) == cache.sequences, "there is not one token a sequence");
+    const KvCache& window = cache.window();
+    require(cache.layers.size() == decoder.layers.size() && window.heads == decoder.key_heads &&
+                window.layout.key_size == decoder.head_size && window.window_dtype == decoder.dtype,
+            "the cache does not have the decoder's sizes");
+    require(0 <= cached && cached < window.room, "the cache has no room for a token");
+    const std::int64_t sequences = window.sequences;
+    require(sequences <= kMostVectors && static_cast<std::int64_t>(tokens.size()) == sequences,
+            "there is not one token a sequence, or there are too many");
     const std::int64_t size = size_of(decoder.dtype);
     if (decoder.embedding) {
         for (const std::int64_t token : tokens)
             require(0 <= token && token < decoder.embedding->rows(), "a token is outside the embedding");
     } else {
-        require(holds(embedded, cache.sequences, decoder.hidden(), size), "the embeddings do not have their size");
+        require(holds(embedded, sequences, decoder.hidden(), size), "the embeddings do not have their size");
     }
-    require(holds(cosines, cache.sequences, decoder.head_size, size) &&
-                holds(sines, cache.sequences, decoder.head_size, size),
+    require(holds(cosines, sequences, decoder.head_size, size) && holds(sines, sequences, decoder.head_size, size),
             "the rotary embedding does not have the size of a head");
-    require(holds(logits, cache.sequences, decoder.head.members()[0].weight->rows(), size),
+    require(holds(logits, sequences, decoder.head.members()[0].weight->rows(), size),
             "the logits do not have the size of the head");
     decoder.for_each_weight([](const Weight& weight) { weight.check(); });
     {
@@ -187,9 +188,11 @@ void bind_decoder(nb::module_& module) {
                       Buffer, ProjectionParts, ProjectionParts, ProjectionParts>(),
              "input_norm"_a, "query"_a, "key"_a, "value"_a, "query_norm"_a, "key_norm"_a, "output"_a, "middle_norm"_a,
              "gate"_a, "up"_a, "down"_a);
-    nb::class_<CacheParts>(module, "DenseCache", "Keys and values, a buffer a layer: [sequences, heads, room, size].")
-        .def(nb::init<std::vector<Buffer>, std::vector<Buffer>, std::int64_t, std::int64_t>(), "keys"_a, "values"_a,
-             "sequences"_a, "room"_a);
+    nb::class_<StepCache>(module, "DecoderCache", "Keys and values of all layers, with room for tokens to come.")
+        .def(
+            "__init__",
+            [](StepCache* cache, const std::vector<KvCache>& layers) { new (cache) StepCache(checked_cache(layers)); },
+            "layers"_a);
     nb::class_<Decoder>(module, "Decoder", "A pre-norm decoder.")
         .def(
             "__init__",

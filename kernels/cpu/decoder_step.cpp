@@ -50,48 +50,43 @@ std::int64_t largest(const Decoder& decoder, const Function& function) {
 // one, and of attention.
 struct Shared {
     const Decoder& decoder;
-    const DenseCache& cache;
+    const StepCache& cache;
     const Step& step;
+    std::int64_t count;  // sequences
     std::int64_t result_bytes;
     std::int64_t sum_floats;
-    std::int64_t spans;
-    KvCache window;       // of which a piece attends to a part
+    std::int64_t spans;   // those of tiles come first
     Attention attention;  // without queries
     Phases phases;
     Bytes results;
     Bytes sums;
     Bytes partials;
 
-    Shared(const Decoder& decoder, const DenseCache& cache, const Step& step)
+    Shared(const Decoder& decoder, const StepCache& cache, const Step& step)
         : decoder(decoder),
           cache(cache),
           step(step),
-          result_bytes(cache.sequences * size_of(decoder.dtype) *
+          count(cache.sequences()),
+          result_bytes(count * size_of(decoder.dtype) *
                        largest(decoder, [](const Weight& weight) { return weight.rows(); })),
-          sum_floats(cache.sequences * std::max(largest(decoder, [](const Weight& weight) { return sums_of(weight); }),
-                                                sums_of(*decoder.head.members()[0].weight))),
-          spans((step.cached + kSpanTokens) / kSpanTokens),
-          window{{KvCode::integer, 8, kMostGroup, decoder.head_size, decoder.head_size},
-                 {},
-                 cache.sequences,
-                 decoder.key_heads,
-                 nullptr,
-                 nullptr,
-                 decoder.dtype,
-                 cache.room,
-                 0},
+          sum_floats(count * std::max(largest(decoder, [](const Weight& weight) { return sums_of(weight); }),
+                                      sums_of(*decoder.head.members()[0].weight))),
+          spans(cache.tile_spans() + (step.cached + kSpanTokens) / kSpanTokens),
           attention{nullptr, nullptr, decoder.dtype, decoder.heads, 1,       decoder.scaling, 0.0f,
                     false,   0,       nullptr,       nullptr,       nullptr, {0, 0, 0}},
           phases(kPhasesOfLayer * decoder.layers.size() + 2),
           results(2 * static_cast<std::int64_t>(kMostMembers) * result_bytes),
           sums(2 * static_cast<std::int64_t>(kMostMembers) * sum_floats * 4),
-          partials(cache.sequences * decoder.heads * spans * partial_floats(window) * 4) {}
+          partials(units() * spans * piece_floats() * 4) {}
 
     static std::int64_t sums_of(const Weight& weight) { return weight.has_sums() ? weight.panels() * kSide : 0; }
 
-    std::int64_t units() const { return cache.sequences * decoder.key_heads; }
+    // Sequences' heads of keys, and the heads of queries that share one.
+    std::int64_t units() const { return count * decoder.key_heads; }
+    std::int64_t rows() const { return decoder.heads / decoder.key_heads; }
+    std::int64_t row_floats() const { return partial_floats(cache.window()); }
+    std::int64_t piece_floats() const { return rows() * row_floats(); }
     float* partial(std::int64_t piece) const { return partials.floats() + piece * piece_floats(); }
-    std::int64_t piece_floats() const { return rows_of(window, attention) * partial_floats(window); }
 };
 
 // One thread's way through a step. What follows a phase is done by every thread for itself.
@@ -102,7 +97,7 @@ public:
           decoder_(shared.decoder),
           kernels_(shared.decoder.kernels),
           dtype_(shared.decoder.dtype),
-          count_(shared.cache.sequences),
+          count_(shared.count),
           team_(team),
           hidden_(bytes_of(decoder_.hidden())),
           normed_(bytes_of(decoder_.hidden())),
@@ -116,7 +111,7 @@ public:
         for (std::size_t number = 0; number < decoder_.layers.size(); ++number) {
             const DecoderLayer& layer = decoder_.layers[number];
             multiply(layer.states, normalized(layer.input_norm));
-            attend(layer, number);
+            attend(layer, shared_.cache.layers[number]);
             multiply(layer.output, attended_.get());
             add_to_hidden();
             multiply(layer.gated, normalized(layer.middle_norm));
@@ -197,50 +192,51 @@ private:
     }
 
     // attended_ = attention of this token's queries over all keys and values; y_ are query, key and value.
-    void attend(const DecoderLayer& layer, std::size_t number) {
-        share(shared_.units() * shared_.spans, [&](std::int64_t piece) { attend_span(layer, number, piece); });
-        const std::int64_t size = decoder_.head_size, rows = rows_of(shared_.window, shared_.attention);
+    void attend(const DecoderLayer& layer, const LayerCache& cache) {
+        share(shared_.units() * shared_.spans, [&](std::int64_t piece) { attend_span(layer, cache, piece); });
+        const std::int64_t size = decoder_.head_size, rows = shared_.rows();
         for (std::int64_t unit = 0; unit < shared_.units(); ++unit)
             for (std::int64_t row = 0; row < rows; ++row)
-                kernels_.merge(
-                    dtype_, size, shared_.partial(unit * shared_.spans) + row * partial_floats(shared_.window),
-                    shared_.spans, shared_.piece_floats(), attended_.get() + bytes_of_rows(unit * rows + row, size));
+                kernels_.merge(dtype_, size, shared_.partial(unit * shared_.spans) + row * shared_.row_floats(),
+                               shared_.spans, shared_.piece_floats(),
+                               attended_.get() + bytes_of_rows(unit * rows + row, size));
     }
 
-    void attend_span(const DecoderLayer& layer, std::size_t number, std::int64_t piece) {
-        const std::int64_t size = decoder_.head_size, rows = rows_of(shared_.window, shared_.attention);
+    void attend_span(const DecoderLayer& layer, const LayerCache& cache, std::int64_t piece) {
         const std::int64_t unit = piece / shared_.spans, span = piece % shared_.spans;
-        const std::int64_t sequence = unit / decoder_.key_heads, first = span * kSpanTokens;
-        const std::int64_t tokens = shared_.step.cached + 1;
-        auto* keys = static_cast<std::byte*>(shared_.cache.keys[number]);
-        auto* values = static_cast<std::byte*>(shared_.cache.values[number]);
-
+        const std::int64_t size = decoder_.head_size, rows = shared_.rows();
         const std::int64_t place = bytes_of_rows(unit * rows, size);
         std::memcpy(queries_.get() + place, static_cast<const std::byte*>(y_[0]) + place,
                     static_cast<std::size_t>(bytes_of_rows(rows, size)));
         for (std::int64_t row = 0; row < rows; ++row)
-            turn(layer.query_norm, sequence, queries_.get() + place + bytes_of_rows(row, size));
-        if (span == shared_.spans - 1) {
-            const std::int64_t to = bytes_of_rows(unit * shared_.cache.room + shared_.step.cached, size);
-            const std::int64_t from = bytes_of_rows(unit, size);
-            const auto bytes = static_cast<std::size_t>(bytes_of_rows(1, size));
-            std::memcpy(keys + to, static_cast<const std::byte*>(y_[1]) + from, bytes);
-            std::memcpy(values + to, static_cast<const std::byte*>(y_[2]) + from, bytes);
-            turn(layer.key_norm, sequence, keys + to);
-        }
-
-        KvCache window = shared_.window;
-        window.window_keys = keys + bytes_of_rows(first, size);
-        window.window_values = values + bytes_of_rows(first, size);
-        window.window_tokens = std::min(kSpanTokens, tokens - first);
+            turn(layer.query_norm, unit, queries_.get() + place + bytes_of_rows(row, size));
         Attention attention = shared_.attention;
         attention.query = queries_.get();
+        const std::int64_t tile_spans = shared_.cache.tile_spans();
+        if (span < tile_spans)
+            return decoder_.attention.attend(cache.tiles, attention, unit, span, shared_.partial(piece));
+
+        if (span == shared_.spans - 1) add_to_cache(layer, cache, unit);
+        const std::int64_t first = (span - tile_spans) * kSpanTokens;
+        KvCache window = cache.window;
+        window.window_keys = static_cast<const std::byte*>(cache.keys) + bytes_of_rows(first, size);
+        window.window_values = static_cast<const std::byte*>(cache.values) + bytes_of_rows(first, size);
+        window.window_tokens = std::min(kSpanTokens, shared_.step.cached + 1 - first);
         decoder_.attention.attend(window, attention, unit, 0, shared_.partial(piece));
     }
 
+    void add_to_cache(const DecoderLayer& layer, const LayerCache& cache, std::int64_t unit) {
+        const std::int64_t size = decoder_.head_size, from = bytes_of_rows(unit, size);
+        const std::int64_t to = bytes_of_rows(unit * cache.window.room + shared_.step.cached, size);
+        const auto bytes = static_cast<std::size_t>(bytes_of_rows(1, size));
+        std::memcpy(static_cast<std::byte*>(cache.keys) + to, static_cast<const std::byte*>(y_[1]) + from, bytes);
+        std::memcpy(static_cast<std::byte*>(cache.values) + to, static_cast<const std::byte*>(y_[2]) + from, bytes);
+        turn(layer.key_norm, unit, static_cast<std::byte*>(cache.keys) + to);
+    }
+
     // Norm and rotary embedding of one head.
-    void turn(const void* norm, std::int64_t sequence, void* head) const {
-        const std::int64_t place = bytes_of_rows(sequence, decoder_.head_size);
+    void turn(const void* norm, std::int64_t unit, void* head) const {
+        const std::int64_t place = bytes_of_rows(unit / decoder_.key_heads, decoder_.head_size);
         if (norm != nullptr) kernels_.normalize(dtype_, decoder_.head_size, head, norm, decoder_.epsilon, head);
         kernels_.rotate(dtype_, decoder_.head_size, static_cast<const std::byte*>(shared_.step.cosines) + place,
                         static_cast<const std::byte*>(shared_.step.sines) + place, head);
@@ -278,7 +274,7 @@ ProjectionGroup::ProjectionGroup(std::vector<Projection> members) : members_(std
     }
 }
 
-void run_step(const Decoder& decoder, const DenseCache& cache, const Step& step, int threads) {
+void run_step(const Decoder& decoder, const StepCache& cache, const Step& step, int threads) {
     Shared shared(decoder, cache, step);
     together(threads, [&](int team) { Walker(shared, team).walk(); });
 }

@@ -82,24 +82,33 @@ struct Decoder {
     }
 };
 
-// Keys and values of all layers, [sequences][key heads][room][size of a head], with room for another token.
-struct DenseCache {
-    std::vector<void*> keys;
-    std::vector<void*> values;
-    std::int64_t sequences;
-    std::int64_t room;
+// Keys and values of one layer: tiles, and a window with room for another token (attention.hpp).
+struct LayerCache {
+    KvCache tiles;   // without a window
+    KvCache window;  // without tiles, and of no tokens: a step says how many there are
+    void* keys;      // of the window, where a step writes
+    void* values;
+};
+
+// Of all layers, which have as many tiles and as much room.
+struct StepCache {
+    std::vector<LayerCache> layers;
+
+    const KvCache& window() const { return layers[0].window; }
+    std::int64_t sequences() const { return window().sequences; }
+    std::int64_t tile_spans() const { return layers[0].tiles.tiles.empty() ? 0 : layers[0].tiles.spans(); }
 };
 
 // One token of each sequence.
 struct Step {
     const std::int64_t* tokens;  // [sequences]
     const void* embedded;        // [sequences][hidden], where the decoder has no embedding
-    std::int64_t cached;         // tokens in the cache; keys and values of this one are added
+    std::int64_t cached;         // tokens in the cache's window; keys and values of this one are added
     const void* cosines;         // [sequences][size of a head]
     const void* sines;           // [sequences][size of a head]
     void* logits;                // [sequences][rows of the head]
 };
 
-void run_step(const Decoder& decoder, const DenseCache& cache, const Step& step, int threads);
+void run_step(const Decoder& decoder, const StepCache& cache, const Step& step, int threads);
 
 }  // namespace tilepress

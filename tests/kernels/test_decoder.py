@@ -15,7 +15,7 @@ from tilepress.kernels import CodecError, Encoded, backend_of, decode
 if backend_of("int", "cpu").name != "cpu":
     pytest.skip("there are no native kernels", allow_module_level=True)
 
-from tilepress.kernels.cpu.decoder import Cache, Decoder, Description, Layer, Projection
+from tilepress.kernels.cpu.decoder import Decoder, DenseCache, Description, Layer, Projection
 
 HEADS, KEY_HEADS, SIZE, HIDDEN, INNER, VOCABULARY = 6, 2, 32, 72, 100, 57
 SPECS = ("int:bits=4", "trellis:bits=4,window=12", "lossless", "zfp:rate=12", "none")
@@ -78,7 +78,9 @@ def dense(weight: Encoded | torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return decode(weight, dtype=dtype) if isinstance(weight, Encoded) else weight
 
 
-def definition(of: Description, cache: Cache, tokens: list[int], cached: int, angles: torch.Tensor) -> torch.Tensor:
+def definition(
+    of: Description, cache: DenseCache, tokens: list[int], cached: int, angles: torch.Tensor
+) -> torch.Tensor:
     """Logits of the step, [sequences, vocabulary]; adds to the cache."""
     cosines, sines = (function(angles).to(of.dtype)[:, None] for function in (torch.cos, torch.sin))
 
@@ -116,22 +118,22 @@ def definition(of: Description, cache: Cache, tokens: list[int], cached: int, an
     return project(norm(hidden, of.norm), of.head)
 
 
-def states(sequences: int, room: int, dtype: torch.dtype) -> Cache:
+def states(sequences: int, room: int, dtype: torch.dtype) -> DenseCache:
     generator = torch.Generator().manual_seed(room)
     shape = (sequences, KEY_HEADS, room, SIZE)
     keys, values = ([torch.randn(shape, generator=generator).to(dtype) for _ in range(2)] for _ in range(2))
-    return Cache(keys, values)
+    return DenseCache(keys, values)
 
 
-def copied(cache: Cache) -> Cache:
-    return Cache(*([some.clone() for some in both] for both in (cache.keys, cache.values)))
+def copied(cache: DenseCache) -> DenseCache:
+    return DenseCache(*([some.clone() for some in both] for both in (cache.keys, cache.values)))
 
 
 def angles(sequences: int) -> torch.Tensor:
     return torch.linspace(0.0, 9.0, sequences * SIZE).reshape(sequences, SIZE)
 
 
-def step(of: Description, cache: Cache, tokens: list[int], cached: int, **options: Any) -> torch.Tensor:
+def step(of: Description, cache: DenseCache, tokens: list[int], cached: int, **options: Any) -> torch.Tensor:
     of_tokens = angles(len(tokens))
     return Decoder(of).step(
         cache, tokens, cached, of_tokens.cos().to(of.dtype), of_tokens.sin().to(of.dtype), **options
@@ -187,12 +189,15 @@ def test_what_does_not_fit_is_refused() -> None:
         ([1, 2], 0, cache),
         ([1], 4, cache),
         ([1], -1, cache),
-        ([1], 0, Cache(cache.keys[:1], cache.values)),
+        ([1], 0, DenseCache(cache.keys[:1], cache.values[:1])),
         ([1], 0, states(2, 4, torch.float32)),
         ([1], 0, states(1, 4, torch.bfloat16)),
     ):
         with pytest.raises(CodecError, match="a decoder's step"):
             decoder.step(room, tokens, cached, cosines, sines)
+    longer = states(1, 5, torch.float32)
+    with pytest.raises(CodecError, match="different sizes"):
+        DenseCache([cache.keys[0], longer.keys[1]], [cache.values[0], longer.values[1]])
     with pytest.raises(CodecError, match="rotary"):
         decoder.step(cache, [1], 0, cosines[:, :16], sines)
     with pytest.raises(CodecError, match="embeddings"):

@@ -283,7 +283,7 @@ def test_other_outputs_and_masks_are_left_to_transformers(
 
 def test_gradients_training_and_other_caches_are_left_to_transformers(model: Any, taken: list[int]) -> None:
     ids = tokens(10)
-    logits(model, ids, 9, cache=tilepress.TilepressCache())
+    logits(model, ids, 9, cache=tilepress.TilepressCache("none"))
     logits(model, ids, 9, cache=T.StaticCache(config=model.config, max_cache_len=32))
     logits(model.train(), ids, 9)
     model.eval().model.norm.weight.requires_grad_(True)
@@ -328,3 +328,36 @@ def test_damaged_parts_and_tokens_that_are_not_there_are_refused() -> None:
             model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
     assert type(cache.layers[0]) is RoomyLayer
     assert cache.get_seq_length() == 10
+
+
+@pytest.mark.parametrize("kv", ["int:bits=8,group=32", "int:bits=4,group=32", "fp8:group=16"])
+def test_a_compressed_cache_is_read_and_written_where_it_is(
+    model: Any, kv: str, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.set_attn_implementation("tilepress")
+    ids = tokens(140, sequences=2)
+    caches = [tilepress.TilepressCache(kv) for _ in range(2)]
+    found = logits(model, ids, 70, cache=caches[0])
+    assert len(taken) == 70
+    monkeypatch.setenv("TILEPRESS_NATIVE", "0")
+    assert_close(found, logits(model, ids, 70, cache=caches[1]), 1e-4)
+    assert caches[0].get_seq_length() == 140
+    for mine, others in zip(caches[0].layers, caches[1].layers, strict=True):
+        assert mine.store.encoded_tokens == others.store.encoded_tokens > 70
+        assert_close(mine.store.dense_keys(), others.store.dense_keys(), 0.1)
+
+
+def test_a_compressed_cache_may_change_between_steps(model: Any, taken: list[int]) -> None:
+    model.set_attn_implementation("tilepress")
+    ids, cache = tokens(60), tilepress.TilepressCache("int:bits=8,group=16", window=16)
+    wanted = expected(model, ids, 50)
+    with torch.no_grad():
+        model(input_ids=ids[:, :45], past_key_values=cache, use_cache=True)
+        for tokens_kept in (45, 30, 20):
+            cache.crop(tokens_kept - cache.get_seq_length())
+            model(input_ids=ids[:, tokens_kept:50], past_key_values=cache, use_cache=True)
+            cache.reorder_cache(torch.tensor([0]))
+            for i in range(50, 60):
+                output = model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+                assert_close(output.logits[:, 0], wanted[:, i - 50], 0.1)
+    assert len(taken) == 30
