@@ -8,7 +8,8 @@ weight.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
@@ -17,25 +18,55 @@ from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.operators import Range
 
 BLOCK_BYTES = 1 << 22
 """Of the weights that are decoded at a time for many rows of x, so that the last cache holds them."""
 
 
-class NativeWeight(Protocol):
-    """One encoded weight, as its codec's native functions see it. Both raise `CodecError` for parts that don't fit."""
+class Weight(Protocol):
+    """One encoded weight. Both raise `CodecError` for parts that don't fit."""
 
-    def decode_into(self, values: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    def decode_into(self, values: torch.Tensor, rows: Range, columns: Range) -> None:
         """Write a range to `values`, contiguous [rows, columns] of any dtype that can be compressed."""
 
     def multiply(
-        self, rows: tuple[int, int], x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
+        self, rows: Range, x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
     ) -> None:
         """Write x @ weight[rows].T + bias to `y`, for 1..MOST_VECTORS rows of x; all are of `dtype`."""
 
 
-Weight = TypeVar("Weight", bound=NativeWeight)
-Code = TypeVar("Code")
+@dataclass(frozen=True)
+class NativeWeight:
+    """A weight as its codec's native functions see it.
+
+    Attributes:
+        codec: its name, for messages.
+        parts: as native code knows them; they hold addresses, but no values.
+        decode: of native code.
+        product: likewise, for a few rows of x.
+    """
+
+    codec: str
+    parts: Any
+    decode: Callable[..., None]
+    product: Callable[..., None]
+
+    def decode_into(self, values: torch.Tensor, rows: Range, columns: Range) -> None:
+        place = DTYPE_NAMES[values.dtype], buffer(values)
+        try:
+            self.decode(instruction_set(), self.parts, rows, columns, *place, torch.get_num_threads())
+        except ValueError as error:
+            raise CodecError(f"codec {self.codec}: {error}") from None
+
+    def multiply(
+        self, rows: Range, x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
+    ) -> None:
+        try:
+            self.product(instruction_set(), self.parts, rows, x, bias, y, dtype, count, torch.get_num_threads())
+        except ValueError as error:
+            raise CodecError(f"codec {self.codec}: {error}") from None
+
 
 # The stacks of PyTorch's modes, of torch.func and of torch.jit; it has no public way of asking for the first two.
 _modes = torch._C._len_torch_dispatch_stack
@@ -57,8 +88,8 @@ def is_plain_call(x: torch.Tensor) -> bool:
     )
 
 
-def weight_of(encoded: Encoded, build: Callable[[Encoded, Code], Weight], code: Code) -> Weight:
-    """`build(encoded, code)`, kept as long as the parts lie where they lay: it may hold addresses, but no values.
+def weight_of(encoded: Encoded, build: Callable[[], Weight]) -> Weight:
+    """`build()`, kept as long as the parts lie where they lay: it may hold addresses, but no values.
 
     Raises:
         CodecError: parts that don't lie in main memory, or what `build` raises.
@@ -68,11 +99,29 @@ def weight_of(encoded: Encoded, build: Callable[[Encoded, Code], Weight], code: 
     if known is None or known[0] != memory:
         if not all(part.is_cpu for part in encoded.parts.values()):
             raise CodecError("x is in main memory, but not all parts of the weight")
-        known = encoded.notes["native weight"] = (memory, build(encoded, code))
+        known = encoded.notes["native weight"] = (memory, build())
     return known[1]
 
 
-def decode(weight: NativeWeight, rows: tuple[int, int], columns: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+def require_payload(codec: str, **parts: torch.Tensor) -> tuple[_native.Buffer, ...]:
+    """The parts payload, offsets and, of some codecs, table, as native code takes them.
+
+    Raises:
+        CodecError: a part of another dtype, or with gaps.
+    """
+    for name, part in parts.items():
+        if part.dtype != (torch.int64 if name == "offsets" else torch.uint8) or not part.is_contiguous():
+            raise CodecError(f"codec {codec}: the part {name} has the wrong dtype, or is not contiguous")
+    return tuple(map(buffer, parts.values()))
+
+
+def require_contiguous(codec: str, values: torch.Tensor) -> None:
+    """Raise `CodecError` unless native code may write to these values."""
+    if not values.is_contiguous():
+        raise CodecError(f"codec {codec} can only be decoded into a contiguous tensor")
+
+
+def decode(weight: Weight, rows: Range, columns: Range, dtype: torch.dtype) -> torch.Tensor:
     """Values of a range, `dtype` [rows, columns].
 
     Raises:
@@ -83,7 +132,7 @@ def decode(weight: NativeWeight, rows: tuple[int, int], columns: tuple[int, int]
     return values
 
 
-def matmul(x: torch.Tensor, weight: NativeWeight, bias: torch.Tensor | None, rows: tuple[int, int]) -> torch.Tensor:
+def matmul(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None, rows: Range) -> torch.Tensor:
     """`x @ weight[rows].T + bias`: [..., columns] -> [..., rows] in the dtype of x.
 
     Raises:
@@ -109,9 +158,9 @@ def _in_main_memory(bias: torch.Tensor) -> torch.Tensor:
 
 def matmul_by_blocks(
     x: torch.Tensor,
-    decode_into: Callable[[torch.Tensor, tuple[int, int], tuple[int, int]], None],
+    decode_into: Callable[[torch.Tensor, Range, Range], None],
     bias: torch.Tensor | None,
-    rows: tuple[int, int],
+    rows: Range,
 ) -> torch.Tensor:
     """As `matmul`, for any number of rows of x: PyTorch's matmul with one block of decoded rows after the other."""
     columns, height = x.shape[-1], rows[1] - rows[0]

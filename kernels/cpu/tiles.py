@@ -8,16 +8,17 @@ A few rows of x are multiplied as the codes are decoded, in registers: that is a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
 from tilepress.kernels import _native
 from tilepress.kernels.cpu import panels
-from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+from tilepress.kernels.cpu.buffers import buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.encoded import Encoded, dtype_name
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.operators import Described, Operators
 
 _SCALE_DTYPES = {"bfloat16": torch.bfloat16, "e8m0": torch.uint8, "e4m3": torch.uint8}
 
@@ -53,22 +54,20 @@ def parts_of(encoded: Encoded) -> Parts:
     return Parts(parts["codes"], parts["scales"], parts.get("zero_points"), parts.get("global_scale"))
 
 
+OPERATORS = Operators(
+    "tiles",
+    ("Tensor codes", "Tensor scales", "Tensor? zero_points", "Tensor? global_scale"),
+    ("str code", "int bits", "int group", "str scale_format"),
+)
+
+
 def decode(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
     """Values of the range, `dtype` [len(rows), len(columns)].
 
     Raises:
         CodecError: parts that don't fit the tensor's shape.
     """
-    return torch.ops.tilepress.tiles_decode(  # type: ignore[no-any-return]
-        *parts_of(encoded),
-        *code,
-        encoded.columns,
-        rows.start,
-        rows.stop,
-        columns.start,
-        columns.stop,
-        dtype,
-    )
+    return OPERATORS.decode(Described(parts_of(encoded), code, encoded.columns), rows, columns, dtype)
 
 
 def decode_into(values: torch.Tensor, encoded: Encoded, code: TileCode, rows: range, columns: range) -> None:
@@ -77,9 +76,8 @@ def decode_into(values: torch.Tensor, encoded: Encoded, code: TileCode, rows: ra
     Raises:
         CodecError: parts that don't fit the tensor's shape, or `values` that doesn't fit the range.
     """
-    if not values.is_contiguous():
-        raise CodecError("tiles can only be decoded into a contiguous tensor")
-    weight = _weight_of(encoded, code)
+    panels.require_contiguous(encoded.codec, values)
+    weight = _weight(*parts_of(encoded), *code, encoded.columns)
     weight.decode_into(values, (rows.start, rows.stop), (columns.start, columns.stop))
 
 
@@ -90,90 +88,14 @@ def matmul(x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor
         CodecError: parts or a bias that don't fit the weight's shape.
     """
     if panels.is_plain_call(x):
-        weight = panels.weight_of(encoded, _weight_of, code)
+        weight = panels.weight_of(encoded, lambda: _weight(*parts_of(encoded), *code, encoded.columns))
         return panels.matmul(x, weight, bias, (rows.start, rows.stop))
-    return torch.ops.tilepress.tiles_matmul(  # type: ignore[no-any-return]
-        x, *parts_of(encoded), bias, *code, rows.start, rows.stop
-    )
+    return OPERATORS.matmul(x, Described(parts_of(encoded), code, encoded.columns), bias, rows)
 
 
 def native_weight(encoded: Encoded, code: TileCode) -> _native.Weight:
     """The weight as a decoder reads it; see `decoder.Decoder`."""
     return _native.tiles_weight(instruction_set(), native_parts(parts_of(encoded), code, encoded.columns), encoded.rows)
-
-
-def _decode(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor | None,
-    global_scale: torch.Tensor | None,
-    code: str,
-    bits: int,
-    group: int,
-    scale_format: str,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    parts = Parts(codes, scales, zero_points, global_scale)
-    weight = _Weight(native_parts(parts, TileCode(code, bits, group, scale_format), width))
-    return panels.decode(weight, (row_first, row_last), (column_first, column_last), dtype)
-
-
-def _matmul(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor | None,
-    global_scale: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    code: str,
-    bits: int,
-    group: int,
-    scale_format: str,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    parts = Parts(codes, scales, zero_points, global_scale)
-    weight = _Weight(native_parts(parts, TileCode(code, bits, group, scale_format), x.shape[-1]))
-    return panels.matmul(x, weight, bias, (row_first, row_last))
-
-
-class _Weight(NamedTuple):
-    """One weight in tiles, a `panels.NativeWeight`."""
-
-    parts: _native.Parts
-
-    def decode_into(self, values: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        try:
-            _native.tiles_decode(
-                instruction_set(),
-                self.parts,
-                rows,
-                columns,
-                DTYPE_NAMES[values.dtype],
-                buffer(values),
-                torch.get_num_threads(),
-            )
-        except ValueError as error:
-            raise CodecError(f"these tiles can't be decoded: {error}") from None
-
-    def multiply(
-        self, rows: tuple[int, int], x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
-    ) -> None:
-        try:
-            _native.tiles_multiply(
-                instruction_set(), self.parts, rows, x, bias, y, dtype, count, torch.get_num_threads()
-            )
-        except ValueError as error:
-            raise CodecError(f"a product can't be computed from these tiles: {error}") from None
-
-
-def _weight_of(encoded: Encoded, code: TileCode) -> _Weight:
-    return _Weight(native_parts(parts_of(encoded), code, encoded.columns))
 
 
 def native_parts(parts: Parts, code: TileCode, columns: int) -> _native.Parts:
@@ -205,7 +127,7 @@ def native_parts(parts: Parts, code: TileCode, columns: int) -> _native.Parts:
     )
 
 
-def _fake_decode(
+def _weight(
     codes: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor | None,
@@ -215,44 +137,11 @@ def _fake_decode(
     group: int,
     scale_format: str,
     width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return codes.new_empty(row_last - row_first, column_last - column_first, dtype=dtype)
+) -> panels.NativeWeight:
+    parts = native_parts(
+        Parts(codes, scales, zero_points, global_scale), TileCode(code, bits, group, scale_format), width
+    )
+    return panels.NativeWeight(code, parts, _native.tiles_decode, _native.tiles_multiply)
 
 
-def _fake_matmul(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor | None,
-    global_scale: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    code: str,
-    bits: int,
-    group: int,
-    scale_format: str,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-1], row_last - row_first)
-
-
-# PyTorch's own types leave these calls untyped.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "FRAGMENT")
-_WEIGHT = "Tensor codes, Tensor scales, Tensor? zero_points, Tensor? global_scale"
-_CODE = "str code, int bits, int group, str scale_format"
-_LIBRARY.define(
-    f"tiles_decode({_WEIGHT}, {_CODE}, SymInt width, SymInt row_first, SymInt row_last, SymInt column_first, "
-    "SymInt column_last, ScalarType dtype) -> Tensor"
-)
-_LIBRARY.define(
-    f"tiles_matmul(Tensor x, {_WEIGHT}, Tensor? bias, {_CODE}, SymInt row_first, SymInt row_last) -> Tensor"
-)
-_LIBRARY.impl("tiles_decode", _decode, "CPU")
-_LIBRARY.impl("tiles_matmul", _matmul, "CPU")
-torch.library.register_fake("tilepress::tiles_decode", _fake_decode, lib=_LIBRARY)
-torch.library.register_fake("tilepress::tiles_matmul", _fake_matmul, lib=_LIBRARY)
+OPERATORS.implement("CPU", _weight, panels.decode, panels.matmul)

@@ -8,18 +8,19 @@ At fixed rate only the blocks of the range are read; in the other modes, a panel
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
-
 import torch
 
 from tilepress.kernels import _native
 from tilepress.kernels.cpu import panels
-from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
+from tilepress.kernels.cpu.buffers import buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.encoded import panels as panel_count
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.zfp import ZfpParams
+from tilepress.kernels.operators import Described, Operators
+
+OPERATORS = Operators("zfp", ("Tensor payload", "Tensor offsets"), ("str mode", "float value", "SymInt height"))
 
 
 def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
@@ -28,18 +29,7 @@ def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) ->
     Raises:
         CodecError: parts that don't fit the tensor's shape.
     """
-    return torch.ops.tilepress.zfp_decode(  # type: ignore[no-any-return]
-        encoded.parts["payload"],
-        encoded.parts["offsets"],
-        *mode_of(encoded.params),
-        encoded.rows,
-        encoded.columns,
-        rows.start,
-        rows.stop,
-        columns.start,
-        columns.stop,
-        dtype,
-    )
+    return OPERATORS.decode(_described(encoded), rows, columns, dtype)
 
 
 def decode_into(values: torch.Tensor, encoded: Encoded, rows: range, columns: range) -> None:
@@ -48,11 +38,8 @@ def decode_into(values: torch.Tensor, encoded: Encoded, rows: range, columns: ra
     Raises:
         CodecError: parts that don't fit the tensor's shape, or `values` that doesn't fit the range.
     """
-    if not values.is_contiguous():
-        raise CodecError("zfp can only be decoded into a contiguous tensor")
-    parts, mode = encoded.parts, mode_of(encoded.params)
-    weight = _weight(parts["payload"], parts["offsets"], mode, encoded.rows, encoded.columns)
-    weight.decode_into(values, (rows.start, rows.stop), (columns.start, columns.stop))
+    panels.require_contiguous("zfp", values)
+    _weight_of(encoded).decode_into(values, (rows.start, rows.stop), (columns.start, columns.stop))
 
 
 def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
@@ -61,23 +48,15 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     Raises:
         CodecError: parts or a bias that don't fit the weight's shape.
     """
-    return torch.ops.tilepress.zfp_matmul(  # type: ignore[no-any-return]
-        x,
-        encoded.parts["payload"],
-        encoded.parts["offsets"],
-        bias,
-        *mode_of(encoded.params),
-        encoded.rows,
-        rows.start,
-        rows.stop,
-    )
+    if panels.is_plain_call(x):
+        weight = panels.weight_of(encoded, lambda: _weight_of(encoded))
+        return panels.matmul(x, weight, bias, (rows.start, rows.stop))
+    return OPERATORS.matmul(x, _described(encoded), bias, rows)
 
 
 def weight(encoded: Encoded) -> _native.Weight:
     """The weight as a decoder reads it."""
-    parts, mode = encoded.parts, mode_of(encoded.params)
-    native = _weight(parts["payload"], parts["offsets"], mode, encoded.rows, encoded.columns)
-    return _native.zfp_weight(instruction_set(), native.parts)
+    return _native.zfp_weight(instruction_set(), _weight_of(encoded).parts)
 
 
 def encode_panels(matrix: torch.Tensor, params: ZfpParams) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,109 +86,21 @@ def mode_of(params: object) -> tuple[str, float]:
     return next(((name, float(value)) for name, value in options.items() if value is not None), ("reversible", 0.0))
 
 
-class _Weight(NamedTuple):
-    """One weight, a `panels.NativeWeight`."""
-
-    parts: _native.ZfpParts
-
-    def decode_into(self, values: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        dtype, threads = DTYPE_NAMES[values.dtype], torch.get_num_threads()
-        try:
-            _native.zfp_decode(instruction_set(), self.parts, rows, columns, dtype, buffer(values), threads)
-        except ValueError as error:
-            raise CodecError(f"codec zfp: {error}") from None
-
-    def multiply(
-        self, rows: tuple[int, int], x: _native.Buffer, bias: _native.Buffer, y: _native.Buffer, dtype: str, count: int
-    ) -> None:
-        threads = torch.get_num_threads()
-        try:
-            _native.zfp_multiply(instruction_set(), self.parts, rows, x, bias, y, dtype, count, threads)
-        except ValueError as error:
-            raise CodecError(f"codec zfp: {error}") from None
+def _described(encoded: Encoded) -> Described:
+    tensors = encoded.parts["payload"], encoded.parts["offsets"]
+    return Described(tensors, (*mode_of(encoded.params), encoded.rows), encoded.columns)
 
 
-def _weight(payload: torch.Tensor, offsets: torch.Tensor, mode: tuple[str, float], height: int, width: int) -> _Weight:
-    for part, wanted in ((payload, torch.uint8), (offsets, torch.int64)):
-        if part.dtype != wanted or not part.is_contiguous():
-            raise CodecError("codec zfp: a part has the wrong dtype, or is not contiguous")
-    return _Weight(_native.ZfpParts(buffer(payload), buffer(offsets), _native.ZfpMode(*mode), height, width))
+def _weight_of(encoded: Encoded) -> panels.NativeWeight:
+    return _described(encoded).build(_weight)
 
 
-def _decode(
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    mode: str,
-    value: float,
-    height: int,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    weight = _weight(payload, offsets, (mode, value), height, width)
-    return panels.decode(weight, (row_first, row_last), (column_first, column_last), dtype)
+def _weight(
+    payload: torch.Tensor, offsets: torch.Tensor, mode: str, value: float, height: int, width: int
+) -> panels.NativeWeight:
+    of_payload, of_offsets = panels.require_payload("zfp", payload=payload, offsets=offsets)
+    native = _native.ZfpParts(of_payload, of_offsets, _native.ZfpMode(mode, value), height, width)
+    return panels.NativeWeight("zfp", native, _native.zfp_decode, _native.zfp_multiply)
 
 
-def _matmul(
-    x: torch.Tensor,
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    bias: torch.Tensor | None,
-    mode: str,
-    value: float,
-    height: int,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    weight = _weight(payload, offsets, (mode, value), height, x.shape[-1])
-    return panels.matmul(x, weight, bias, (row_first, row_last))
-
-
-def _fake_decode(
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    mode: str,
-    value: float,
-    height: int,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return payload.new_empty(row_last - row_first, column_last - column_first, dtype=dtype)
-
-
-def _fake_matmul(
-    x: torch.Tensor,
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    bias: torch.Tensor | None,
-    mode: str,
-    value: float,
-    height: int,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-1], row_last - row_first)
-
-
-# PyTorch's own types leave these calls untyped.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "FRAGMENT")
-_WEIGHT = "Tensor payload, Tensor offsets"
-_LIBRARY.define(
-    f"zfp_decode({_WEIGHT}, str mode, float value, SymInt height, SymInt width, SymInt row_first, SymInt row_last, "
-    "SymInt column_first, SymInt column_last, ScalarType dtype) -> Tensor"
-)
-_LIBRARY.define(
-    f"zfp_matmul(Tensor x, {_WEIGHT}, Tensor? bias, str mode, float value, SymInt height, SymInt row_first, "
-    "SymInt row_last) -> Tensor"
-)
-_LIBRARY.impl("zfp_decode", _decode, "CPU")
-_LIBRARY.impl("zfp_matmul", _matmul, "CPU")
-torch.library.register_fake("tilepress::zfp_decode", _fake_decode, lib=_LIBRARY)
-torch.library.register_fake("tilepress::zfp_matmul", _fake_matmul, lib=_LIBRARY)
+OPERATORS.implement("CPU", _weight, panels.decode, panels.matmul)

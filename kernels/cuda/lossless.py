@@ -6,10 +6,11 @@ matmul. Version 1, which only early files have, is decoded by the reference.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 
+from tilepress.kernels.cpu.lossless import OPERATORS, described
 from tilepress.kernels.cpu.lossless import decode as decode  # the operator, which every device has
 from tilepress.kernels.cuda import payloads, registry
 from tilepress.kernels.cuda.launch import Int, Launcher, Long, Pointer, launcher
@@ -43,18 +44,7 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
             vectors, lambda piece: decode(encoded, range(*piece), every, x.dtype), bias, (rows.start, rows.stop)
         )
         return y.reshape(*x.shape[:-1], len(rows))
-    parts = encoded.parts
-    return torch.ops.tilepress.lossless_matmul(  # type: ignore[no-any-return]
-        x,
-        parts["payload"],
-        parts["offsets"],
-        parts["table"],
-        bias,
-        encoded.dtype,
-        encoded.rows,
-        rows.start,
-        rows.stop,
-    )
+    return OPERATORS.matmul(x, described(encoded), bias, rows)
 
 
 def decode_on(
@@ -125,39 +115,9 @@ def _check(weight: Lossless, rows: tuple[int, int], columns: tuple[int, int]) ->
         raise CodecError("codec lossless: the offsets or the table do not fit the shape and dtype")
 
 
-def _decode(
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    table: torch.Tensor,
-    source: torch.dtype,
-    height: int,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    weight = Lossless(payload, offsets, table, source, height, width)
-    return decode_on(launcher(payload.device), weight, (row_first, row_last), (column_first, column_last), dtype)
-
-
-def _matmul(
-    x: torch.Tensor,
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    table: torch.Tensor,
-    bias: torch.Tensor | None,
-    source: torch.dtype,
-    height: int,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    weight = Lossless(payload, offsets, table, source, height, x.shape[-1])
-    return matmul_on(launcher(x.device), x, weight, bias, (row_first, row_last))
-
-
-# The operators themselves, with their fakes, are defined beside the cpu kernels.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
-_LIBRARY.impl("lossless_decode", _decode, "CUDA")
-_LIBRARY.impl("lossless_matmul", _matmul, "CUDA")
+OPERATORS.implement(
+    "CUDA",
+    Lossless,
+    lambda weight, rows, columns, dtype: decode_on(launcher(weight.payload.device), weight, rows, columns, dtype),
+    lambda x, weight, bias, rows: matmul_on(launcher(x.device), x, weight, bias, rows),
+)

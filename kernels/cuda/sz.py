@@ -5,9 +5,11 @@ A product leaves blocks of decoded rows to PyTorch's matmul.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
+
+from tilepress.kernels.cpu.sz import OPERATORS
 
 # The operators, which every device has.
 from tilepress.kernels.cpu.sz import decode as decode
@@ -112,41 +114,9 @@ def _check(weight: Sz, rows: tuple[int, int], columns: tuple[int, int]) -> None:
         raise CodecError(f"codec sz: there is no predictor {weight.predictor}")
 
 
-def _decode(
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    table: torch.Tensor,
-    predictor: str,
-    source: torch.dtype,
-    height: int,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    weight = Sz(payload, offsets, table, predictor, source, height, width)
-    return decode_on(launcher(payload.device), weight, (row_first, row_last), (column_first, column_last), dtype)
-
-
-def _matmul(
-    x: torch.Tensor,
-    bias: torch.Tensor | None,
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    table: torch.Tensor,
-    predictor: str,
-    source: torch.dtype,
-    height: int,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    weight = Sz(payload, offsets, table, predictor, source, height, x.shape[-1])
-    return matmul_on(launcher(x.device), x, weight, bias, (row_first, row_last))
-
-
-# The operators themselves, with their fakes, are defined beside the cpu kernels.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
-_LIBRARY.impl("sz_decode", _decode, "CUDA")
-_LIBRARY.impl("sz_matmul", _matmul, "CUDA")
+OPERATORS.implement(
+    "CUDA",
+    Sz,
+    lambda weight, rows, columns, dtype: decode_on(launcher(weight.payload.device), weight, rows, columns, dtype),
+    lambda x, weight, bias, rows: matmul_on(launcher(x.device), x, weight, bias, rows),
+)

@@ -6,11 +6,11 @@ rows in float32 are left to PyTorch's matmul, with blocks of decoded rows.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import NamedTuple
 
 import torch
 
-from tilepress.kernels.cpu.tiles import Parts, TileCode, parts_of
+from tilepress.kernels.cpu.tiles import OPERATORS, Parts, TileCode, parts_of
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Int, Launcher, Pointer, launcher
 from tilepress.kernels.cuda.panels import (
@@ -24,25 +24,21 @@ from tilepress.kernels.cuda.panels import (
 from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout import tiles as layout
+from tilepress.kernels.operators import Described
 
 _SCALE_DTYPES = {"bfloat16": torch.bfloat16, "e8m0": torch.uint8, "e4m3": torch.uint8}
 
 
 def decode_encoded(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
     """The operator `tiles_decode` of a tensor: values of the range, `dtype` [len(rows), len(columns)]."""
-    piece = rows.start, rows.stop, columns.start, columns.stop
-    return torch.ops.tilepress.tiles_decode(  # type: ignore[no-any-return]
-        *parts_of(encoded), *code, encoded.columns, *piece, dtype
-    )
+    return OPERATORS.decode(Described(parts_of(encoded), code, encoded.columns), rows, columns, dtype)
 
 
 def matmul_encoded(
     x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor | None, rows: range
 ) -> torch.Tensor:
     """The operator `tiles_matmul` of a tensor: `x @ weight[rows].T + bias`."""
-    return torch.ops.tilepress.tiles_matmul(  # type: ignore[no-any-return]
-        x, *parts_of(encoded), bias, *code, rows.start, rows.stop
-    )
+    return OPERATORS.matmul(x, Described(parts_of(encoded), code, encoded.columns), bias, rows)
 
 
 def decode(
@@ -231,46 +227,17 @@ def _check(parts: Parts, code: TileCode, width: int, rows: tuple[int, int]) -> N
         raise CodecError("e4m3 scales, and no others, come with a global scale")
 
 
-def _decode(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor | None,
-    global_scale: torch.Tensor | None,
-    code: str,
-    bits: int,
-    group: int,
-    scale_format: str,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    parts, tile_code = Parts(codes, scales, zero_points, global_scale), TileCode(code, bits, group, scale_format)
-    rows, columns = (row_first, row_last), (column_first, column_last)
-    return decode(launcher(codes.device), parts, tile_code, width, rows, columns, dtype)
+class _Weight(NamedTuple):
+    parts: Parts
+    code: TileCode
+    width: int
 
 
-def _matmul(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor | None,
-    global_scale: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    code: str,
-    bits: int,
-    group: int,
-    scale_format: str,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    parts, tile_code = Parts(codes, scales, zero_points, global_scale), TileCode(code, bits, group, scale_format)
-    return matmul(launcher(x.device), x, parts, bias, tile_code, (row_first, row_last))
-
-
-# The operators themselves, with their fakes, are defined beside the cpu kernels.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
-_LIBRARY.impl("tiles_decode", _decode, "CUDA")
-_LIBRARY.impl("tiles_matmul", _matmul, "CUDA")
+OPERATORS.implement(
+    "CUDA",
+    lambda *described: _Weight(Parts(*described[:4]), TileCode(*described[4:8]), described[8]),
+    lambda weight, rows, columns, dtype: decode(
+        launcher(weight.parts.codes.device), weight.parts, weight.code, weight.width, rows, columns, dtype
+    ),
+    lambda x, weight, bias, rows: matmul(launcher(x.device), x, weight.parts, bias, weight.code, rows),
+)

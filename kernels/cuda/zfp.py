@@ -7,9 +7,11 @@ other modes a panel is read from its beginning, and blocks of decoded rows are l
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
+
+from tilepress.kernels.cpu.zfp import OPERATORS
 
 # The operators, which every device has.
 from tilepress.kernels.cpu.zfp import decode as decode
@@ -139,39 +141,9 @@ def _check(weight: Zfp, rows: tuple[int, int], columns: tuple[int, int]) -> None
         raise CodecError("codec zfp: the offsets do not fit the shape")
 
 
-def _decode(
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    mode: str,
-    value: float,
-    height: int,
-    width: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    weight = Zfp(payload, offsets, mode, value, height, width)
-    return decode_on(launcher(payload.device), weight, (row_first, row_last), (column_first, column_last), dtype)
-
-
-def _matmul(
-    x: torch.Tensor,
-    payload: torch.Tensor,
-    offsets: torch.Tensor,
-    bias: torch.Tensor | None,
-    mode: str,
-    value: float,
-    height: int,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    weight = Zfp(payload, offsets, mode, value, height, x.shape[-1])
-    return matmul_on(launcher(x.device), x, weight, bias, (row_first, row_last))
-
-
-# The operators themselves, with their fakes, are defined beside the cpu kernels.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
-_LIBRARY.impl("zfp_decode", _decode, "CUDA")
-_LIBRARY.impl("zfp_matmul", _matmul, "CUDA")
+OPERATORS.implement(
+    "CUDA",
+    Zfp,
+    lambda weight, rows, columns, dtype: decode_on(launcher(weight.payload.device), weight, rows, columns, dtype),
+    lambda x, weight, bias, rows: matmul_on(launcher(x.device), x, weight, bias, rows),
+)

@@ -292,7 +292,9 @@ def test_a_spec_that_makes_no_sense_is_explained(spec: str, sentence: str) -> No
 
 def test_operators_pass_opcheck() -> None:
     encoded = encode(values((40, 48)), "sz:abs=1e-3")
-    parts = (*encoded.parts.values(), "none", torch.float32, 40)
-    torch.library.opcheck(torch.ops.tilepress.sz_decode.default, (*parts, 48, 3, 37, 5, 40, torch.bfloat16))
+    parts, constants = encoded.parts.values(), ("none", torch.float32, 40)
+    ranges = 48, 3, 37, 5, 40, torch.bfloat16
+    torch.library.opcheck(torch.ops.tilepress.sz_decode.default, (*parts, *constants, *ranges))
     for x in (torch.randn(2, 1, 48), torch.randn(20, 48).bfloat16()):
-        torch.library.opcheck(torch.ops.tilepress.sz_matmul.default, (x, torch.randn(40, dtype=x.dtype), *parts, 0, 40))
+        bias = torch.randn(40, dtype=x.dtype)
+        torch.library.opcheck(torch.ops.tilepress.sz_matmul.default, (x, *parts, bias, *constants, 0, 40))
