@@ -166,9 +166,10 @@ def trellis_multiply_many(bits: int, window: int) -> Kernel:
     return Kernel("trellis_multiply_many.cu", "trellis_multiply_many", arguments, THREADS, shared_bytes, 128)
 
 
-def walsh_hadamard(side: str) -> Kernel:
-    """The power of two of a rotation, and its signs."""
-    return Kernel("rotation.cu", "walsh_hadamard", (side,), THREADS, 4 * _SHARED_VALUES[side], 64)
+def walsh_hadamard(side: str, dtype: torch.dtype) -> Kernel:
+    """The power of two of a rotation, and its signs, of values of `dtype`."""
+    arguments = side, DTYPE_TYPES[dtype]
+    return Kernel("rotation.cu", "walsh_hadamard", arguments, THREADS, 4 * _SHARED_VALUES[side], 64)
 
 
 def hartley(side: str) -> Kernel:
@@ -236,8 +237,8 @@ def kernels() -> Iterator[Kernel]:
             yield from (trellis_multiply(bits, window, count) for count in (1, MOST_VECTORS))
             yield trellis_multiply_many(bits, window)
     yield from (trellis_prepare(), trellis_prepare_many())
-    for side in SIDE_LINES:
-        yield from (walsh_hadamard(side), hartley(side))
+    yield from (walsh_hadamard("Columns", dtype) for dtype in DTYPE_TYPES)
+    yield from (walsh_hadamard("Rows", torch.float32), *map(hartley, SIDE_LINES))
     for source, dtype in product(DTYPE_TYPES, DTYPE_TYPES):
         yield lossless_decode(source, dtype)
         yield lossless_multiply(source, dtype)

@@ -11,27 +11,30 @@ namespace tilepress {
 struct Columns {
     static constexpr int kTogether = 1, kSharedValues = 4096;
     static TILEPRESS_DEVICE i64 place(i64 i, i64 line, int columns) { return line * columns + i; }
+    static TILEPRESS_DEVICE bool is_there(i64 i, int columns) { return i < columns; }
 };
 // Rows are rotated: value i of line j is at i * columns + j.
 struct Rows {
     static constexpr int kTogether = 8, kSharedValues = 16384;
     static TILEPRESS_DEVICE i64 place(i64 i, i64 line, int columns) { return i * columns + line; }
+    static TILEPRESS_DEVICE bool is_there(i64, int) { return true; }
 };
 
 TILEPRESS_DEVICE float signed_by(const u8* signs, i64 place, float value) {
     return signs[place / 8] >> (place % 8) & 1 ? -value : value;
 }
 
-// Signs where `signs_first`, then the Walsh-Hadamard matrix of `power` values, then signs where `signs_last`; in place.
+// Signs where `signs_first`, then the Walsh-Hadamard matrix of `power` values, then signs where `signs_last`; from
+// `from`, of any dtype and with zeros after its `from_columns` columns, to `values`, which may be the same.
 //
 // grid    pieces of `power` values of a line, for each `together` = min(kTogether, kSharedValues / power) lines;
 //         block 256
 // shared  4 kSharedValues bytes
 // moves   each value once in, once out
-template <class Side>
+template <class Side, class Dtype>
 __global__ void __launch_bounds__(kThreads)
-    walsh_hadamard(float* values, const u8* signs, int lines, int pieces, int power, int columns, float scale,
-                   int signs_first, int signs_last) {
+    walsh_hadamard(const typename Dtype::Stored* from, float* values, const u8* signs, int from_columns, int columns,
+                   int lines, int pieces, int power, float scale, int signs_first, int signs_last) {
     TILEPRESS_DYNAMIC_SHARED(shared);
     auto* piece = reinterpret_cast<float*>(shared);
     const int together = min(Side::kTogether, Side::kSharedValues / power), count = power * together;
@@ -41,7 +44,8 @@ __global__ void __launch_bounds__(kThreads)
         const i64 place = first + i / together;
         const int line = line_first + i % together;
         if (line >= lines) continue;
-        const float value = values[Side::place(place, line, columns)];
+        const float value =
+            Side::is_there(place, from_columns) ? Dtype::load(from[Side::place(place, line, from_columns)]) : 0.0f;
         piece[i] = signs_first ? signed_by(signs, place, value) : value;
     }
     for (int half = together; half < count; half *= 2) {

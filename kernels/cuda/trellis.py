@@ -93,10 +93,12 @@ def matmul_on(
     if not width - PANEL_ROWS < columns <= width and columns:
         raise CodecError(f"x has {columns} columns, the codes of the weight {width}")
     first, last = _panels(weight, rows)
-    rotated = torch.zeros((count, width), dtype=torch.float32, device=x.device)
-    rotated[:, :columns] = x.reshape(count, columns)
+    vectors = x.reshape(count, columns).contiguous()
     if weight.column_signs is not None:
-        rotated = _rotate(device, rotated, weight.column_signs, weight.codes.shape[1])
+        rotated = x.new_empty((count, width), dtype=torch.float32)
+        rotated = _rotate(device, rotated, weight.column_signs, weight.codes.shape[1], source=vectors)
+    else:
+        rotated = torch.nn.functional.pad(vectors.float(), (0, width - columns))
     if count <= registry.MOST_VECTORS:
         y = _multiply(device, rotated, weight, (first, last))
     elif x.dtype in registry.HALF_DTYPES:
@@ -207,21 +209,26 @@ def _rotate(
     *,
     over_rows: bool = False,
     back: bool = False,
+    source: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Rotate whole blocks of a side that has `panels` times 16 values in all; may overwrite `values`."""
+    """Rotate whole blocks of a side that has `panels` times 16 values in all; may overwrite `values`.
+
+    With `source`, values come from there, of any dtype and padded with columns of zeros.
+    """
     odd, power = rotation_of(panels * PANEL_ROWS)
     rows, columns = values.shape
     side, length, lines = ("Rows", rows, columns) if over_rows else ("Columns", columns, rows)
     if not values.numel():
         return values
+    source = values if source is None else source
     scale = float(torch.tensor(1.0 / math.sqrt(power), dtype=torch.float32))
     pieces = length // power
     device.launch(
-        registry.walsh_hadamard(side),
+        registry.walsh_hadamard(side, source.dtype),
         (-(-lines // registry.lines_together(side, power)) * pieces, 1),
         (
-            *map(Pointer, (values, signs)),
-            *map(Int, (lines, pieces, power, columns)),
+            *map(Pointer, (source, values, signs)),
+            *map(Int, (source.shape[1], columns, lines, pieces, power)),
             Float(scale),
             *map(Int, (not back, back and odd == 1)),
         ),

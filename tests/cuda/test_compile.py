@@ -27,7 +27,7 @@ SOME = [
         "tiles_multiply<Nf4, Bfloat16Scale, Float32>",
         "trellis_multiply<Bits<3>, Window<0>, Sets<2>>",
         "tiles_multiply_many<Integer<3>, Bfloat16Scale, Float16>",
-        "walsh_hadamard<Rows>",
+        "walsh_hadamard<Rows, Float32>",
         "lossless_decode<Bfloat16Planes, Bfloat16>",
         "lossless_multiply<Bfloat16Planes, Bfloat16>",
         "sz_values<Bfloat16, Float32>",
