@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from tilepress.compress.codecs import encode
 from tilepress.kernels import BackendError, Encoded, decode, matmul, parse_spec
 from tilepress.kernels.cuda.launch import launcher
 
@@ -39,6 +40,9 @@ SPECS = (
     "trellis:bits=2",
     "trellis:bits=3",
     "trellis:bits=4",
+    "lossless",
+    "zfp:rate=8",
+    "sz:rel=1e-3",
 )
 FEW_ROWS = (1, 4, 8)
 MANY_ROWS = (16, 64, 256, 2048)
@@ -151,40 +155,39 @@ class Contestant:
 
 def contestants(weight: torch.Tensor, specs: Sequence[str]) -> list[Contestant]:
     """Codecs, and the packages that are installed and take this weight."""
-    cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    cache = _cache()
     found = []
     for spec in specs:
-        encoded = random_codes(spec, tuple(weight.shape))
+        encoded = coded(weight, spec)
         copies = [encoded.to("cuda") for _ in range(copies_beyond(cache, encoded.size_bytes))]
-        found.append(
-            Contestant(
-                encoded.spec,
-                copies,
-                encoded.size_bytes,
-                matmul,
-                partial(decode, dtype=torch.bfloat16),
-            )
-        )
+        decoding = partial(decode, dtype=torch.bfloat16)
+        found.append(Contestant(encoded.spec, copies, encoded.size_bytes, matmul, decoding))
     from gpu_peers import PEERS
 
     for peer in PEERS:
         try:
             made = peer(weight)
+            copies = [made.make() for _ in range(copies_beyond(cache, made.weight_bytes))]
         except ImportError:
             continue
         except Exception as problem:  # Packages raise anything where they lack a kernel for this GPU.
             print(f"{peer.__name__}: {type(problem).__name__}: {problem}".splitlines()[0], file=sys.stderr)
             continue
-        copies = [made.make() for _ in range(copies_beyond(cache, made.weight_bytes))]
         found.append(Contestant(made.name, copies, made.weight_bytes, made.multiply))
     return found
 
 
-def random_codes(spec: str, shape: tuple[int, ...]) -> Encoded:
-    """Codes that took no search: time does not depend on what they are. Scales are near each other and finite."""
-    params, generator = parse_spec(spec), torch.Generator().manual_seed(0)
+def coded(weight: torch.Tensor, spec: str) -> Encoded:
+    """A weight in bfloat16, encoded; where any bytes are codes, some that took no search, with finite scales.
+
+    Time does not depend on which codes they are.
+    """
+    params, shape, generator = parse_spec(spec), tuple(weight.shape), torch.Generator().manual_seed(0)
+    specs = params.part_specs(shape, torch.bfloat16)
+    if "codes" not in specs:
+        return encode(weight.bfloat16(), params)
     parts = {}
-    for name, part in params.part_specs(shape, torch.bfloat16).items():
+    for name, part in specs.items():
         if part.dtype != torch.uint8:
             parts[name] = (torch.rand(part.shape, generator=generator) * 1e-3).to(part.dtype)
         else:

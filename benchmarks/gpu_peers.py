@@ -59,7 +59,6 @@ def torchao(weight: torch.Tensor) -> Peer:
         quantize_(layer, Int4WeightOnlyConfig(group_size=GROUP))
         return layer
 
-    make()
     return Peer("torchao int4", weight.numel() // 2 + weight.numel() // GROUP * 4, make, _call)
 
 

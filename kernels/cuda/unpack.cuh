@@ -23,8 +23,6 @@ struct Unpacker {
     // Otherwise values are computed from codes, exactly.
     static constexpr bool kIsBook = Code::kIsBook && !Code::kFitsElement;
     static constexpr bool kIsSmall = Code::kIsInteger && Code::kBits <= Element::kIntegerBits;
-    // Where sums of a zero point with `kInteger` are exact.
-    static constexpr bool kAddsOnce = Element::kIntegerBits == 8;
 
     // By 16 threads of a block.
     static TILEPRESS_DEVICE void fill(Book& book, int code) {
@@ -38,7 +36,8 @@ struct Unpacker {
 
     TILEPRESS_DEVICE void set_zero(int half, float zero) {
         if constexpr (kIsSmall) {
-            const float addend = kAddsOnce ? -zero - Element::load(Element::kInteger) : -zero;
+            // Exact where the zero point is a code: at most 128 + 127 in bfloat16.
+            const float addend = -zero - Element::load(Element::kInteger);
             addends[half] = Element::pair(addend, addend);
         } else {
             float_addends[half] = -zero - 8388608.0f;
@@ -50,12 +49,7 @@ struct Unpacker {
         if constexpr (kIsSmall) {
             constexpr u32 integer = Element::kInteger >> 8;
             const u32 both = select_bytes(word, integer, i == 0 ? 0x4140u : 0x4342u);
-            u32 codes = both;
-            if constexpr (!kAddsOnce) {
-                const float minus = -Element::load(Element::kInteger);
-                codes = Element::multiply_add(both, Element::kOnes, Element::pair(minus, minus));
-            }
-            parts[0] = Element::multiply_add(codes, Element::kOnes, addends[half]);
+            parts[0] = Element::multiply_add(both, Element::kOnes, addends[half]);
         } else if constexpr (Code::kIsInteger) {
             // 2^23 + code in float32; what is left after the addition fits into the upper 16 bits.
             const float first = float_of_bits(select_bytes(word, 0x4b000000u, i == 0 ? 0x7440u : 0x7442u));
