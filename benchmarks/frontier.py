@@ -221,8 +221,7 @@ class Bench:
         if point.is_calibrated:
             calibration = {"calibration": self._calibration_text, "calibration_tokens": self._tokens}
             if point.shares_statistics:
-                kind = "gradients" if point.options.get("gradients") else "statistics"
-                calibration["statistics"] = self._folder / kind
+                calibration["statistics"] = self._folder / "statistics"
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
             compress(self._checkpoint, target, **point.options, **calibration)

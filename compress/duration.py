@@ -10,7 +10,7 @@ one shape and codec share a trial.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -75,14 +75,14 @@ class Walk:
 
     @property
     def seconds(self) -> float:
-        """Of the whole way: through each block twice, before it is coded and after."""
+        """Of the whole way: through each block twice, before it is coded and after, or forwards and backwards."""
         return self.windows * self.blocks * (self.gathering + self.running)
 
 
-def add_up(kinds: Sequence[Kind], trials: Mapping[Kind, Trial], walk: Walk | None = None) -> float:
+def add_up(kinds: Sequence[Kind], trials: Mapping[Kind, Trial], walks: Sequence[Walk] = ()) -> float:
     """Seconds of a conversion of matrices of these kinds; those without a trial count as nothing."""
     known = [(trials[kind], kind[1]) for kind in kinds if kind in trials]
-    return sum(trial.fixed + rows * trial.per_row for trial, rows in known) + (walk.seconds if walk else 0.0)
+    return sum(trial.fixed + rows * trial.per_row for trial, rows in known) + sum(walk.seconds for walk in walks)
 
 
 def predict_seconds(
@@ -104,16 +104,19 @@ def predict_seconds(
         trial = _try_out(checkpoint, tensor, kind, default_workers() if workers is None else workers)
         if trial is not None:
             trials[kind] = trial
-    return add_up(kinds, trials, _try_walk(calibration, coded, kinds) if calibration is not None else None)
+    return add_up(kinds, trials, list(_try_walks(calibration, coded, kinds)) if calibration is not None else ())
 
 
-def _try_walk(calibration: Calibration, tensors: Sequence[PlannedTensor], kinds: Sequence[Kind]) -> Walk | None:
+def _try_walks(calibration: Calibration, tensors: Sequence[PlannedTensor], kinds: Sequence[Kind]) -> Iterator[Walk]:
     stages = [calibration.stage(tensor.slot.name) for tensor, kind in zip(tensors, kinds, strict=True) if kind[3]]
-    windows = calibration.windows_to_run()
-    if not stages or not windows:
-        return None
-    # Blocks behind the last one that is coded are not run.
-    return Walk(windows, min(max(stages), calibration.model.count), *calibration.try_block())
+    if not stages:
+        return
+    count = calibration.model.count
+    if windows := calibration.windows_to_run():
+        # Blocks behind the last one that is coded are not run.
+        yield Walk(windows, min(max(stages), count), *calibration.try_block())
+    if windows := calibration.windows_to_differentiate():
+        yield Walk(windows, count, *calibration.try_gradients())
 
 
 def _kind(tensor: PlannedTensor, calibration: Calibration | None) -> Kind:

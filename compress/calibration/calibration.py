@@ -5,8 +5,8 @@
              it runs again with what they decode to  ->  the states in front of the next block
     last:    the head, with statistics of what the last block gives
 
-With gradients, statistics of all stages come from one pass through the uncompressed model instead, before anything
-is coded.
+With gradients, one pass through the uncompressed model comes before all that, and what it tells of a layer is joined
+with the statistics of its inputs.
 
 The states in front of the current block are kept beside the unfinished container, so an interrupted conversion goes
 on at the block where it stopped. On one machine with one number of threads it then writes the same bytes.
@@ -142,33 +142,43 @@ class Calibration:
 
     def windows_to_run(self) -> int:
         """Windows that will go through the model: none where statistics are kept for all of its stages."""
-        if self.statistics is not None and self.are_kept(self.statistics):
+        kept = self.statistics
+        stages = range(1, self.model.count + 1)
+        if kept is not None and all(_statistics_file(kept, stage).exists() for stage in stages):
             return 0
-        return most_windows(self.windows) if self.origin.gradients else len(self.windows)
+        return len(self.windows)
 
-    def are_kept(self, folder: Path) -> bool:
-        """Whether a folder has statistics of all blocks, and with gradients of what is outside of them, too."""
-        return all(_statistics_file(folder, stage).exists() for stage in self._stages())
+    def windows_to_differentiate(self) -> int:
+        """Windows that will go through the model with gradients."""
+        if not self.origin.gradients or (self.statistics is not None and self._has_gradients(self.statistics)):
+            return 0
+        return most_windows(self.windows)
 
     def gather_with_gradients(self, folder: Path, show: Show | None = None) -> dict[str, Statistics]:
         """Statistics with gradients of all stages, which are gathered unless a folder has them."""
 
         def save(stage: int, found: Mapping[str, Statistics]) -> None:
-            save_statistics(_statistics_file(folder, stage), found, self.origin)
+            save_statistics(_gradients_file(folder, stage), found, self.origin)
 
-        if not self.are_kept(folder):
+        if not self._has_gradients(folder):
             gather_with_gradients(self.checkpoint, self.model, self.windows, save, show)
         found: dict[str, Statistics] = {}
-        for stage in self._stages():
-            found |= load_statistics(_statistics_file(folder, stage), self.origin)
+        for stage in range(self.model.count + 2):
+            found |= load_statistics(_gradients_file(folder, stage), self.origin)
         return found
 
-    def _stages(self) -> range:
-        """Those that statistics are gathered of at least."""
-        return range(self.model.count + 2) if self.origin.gradients else range(1, self.model.count + 1)
+    def _has_gradients(self, folder: Path) -> bool:
+        return all(_gradients_file(folder, stage).exists() for stage in range(self.model.count + 2))
 
     def try_block(self) -> tuple[float, float]:
         """Seconds that the first window takes through the first block, with moments gathered and without."""
+        return self._try_block(differentiates=False)
+
+    def try_gradients(self) -> tuple[float, float]:
+        """Seconds that it takes backwards through the first block, with gradients gathered, and forwards."""
+        return self._try_block(differentiates=True)
+
+    def _try_block(self, differentiates: bool) -> tuple[float, float]:
         model, read = self.model, self.checkpoint.tensor
         layers = model.layers(1, self.checkpoint.infos)
         model.prepare(self.windows[:1], read)
@@ -176,7 +186,7 @@ class Calibration:
         with model.loaded(1, read):
             model.run(1, states)  # The first time, libraries set themselves up.
             times = [time.perf_counter()]
-            if self.origin.gradients:
+            if differentiates:
                 with GradientCollector(layers).entered():
                     model.differentiate(1, states, torch.ones_like(states))
             else:
@@ -214,16 +224,23 @@ class CalibrationRun:
 
         Tensors that are no linear layer's weight, or whose layer is never called, are left out.
         """
-        if self._calibration.origin.gradients:
-            return self._with_gradients(names)
+        if not self._calibration.origin.gradients:
+            return self._of_inputs(stage, names)
+        weighted = self._with_gradients(names)
+        of_inputs = self._of_inputs(stage, names)
+        joined = {name: one.joined(weighted[name]) for name, one in of_inputs.items() if name in weighted}
+        return of_inputs | weighted | joined
+
+    def _of_inputs(self, stage: int, names: Collection[str]) -> dict[str, Statistics]:
         layers = self._model.layers(stage, names)
         experts = self._model.experts(names)
         if not layers and not experts:
             return {}
         kept = self._calibration.statistics
+        origin = replace(self._calibration.origin, gradients=False)
         path = _statistics_file(kept, stage) if kept is not None else None
         if path is not None and path.exists():
-            found = load_statistics(path, self._calibration.origin)
+            found = load_statistics(path, origin)
             if layers.keys() <= found.keys():
                 return {name: found[name] for name in (*layers, *experts) if name in found}
         self._advance(stage)
@@ -235,7 +252,7 @@ class CalibrationRun:
                 self._model.leave(self._calibration.windows, self._states, self._outside)
         gathered = collector.statistics()
         if path is not None:
-            save_statistics(path, gathered, self._calibration.origin)
+            save_statistics(path, gathered, origin)
         return gathered
 
     def _with_gradients(self, names: Collection[str]) -> dict[str, Statistics]:
@@ -286,6 +303,10 @@ class CalibrationRun:
             entries = (header.entries[str(number)] for number in range(len(header.entries)))
             self._states = [map_tensor(path, entry).clone() for entry in entries]
             self._reached = kept
+
+
+def _gradients_file(folder: Path, stage: int) -> Path:
+    return folder / f"gradients-{stage:04d}.safetensors"
 
 
 def _statistics_file(folder: Path, stage: int) -> Path:

@@ -34,6 +34,8 @@ from tilepress.kernels import FormatError, RecipeError
 DAMPING = 0.03
 """Share of the mean diagonal that is added to it, so that a matrix of few tokens can be inverted."""
 
+_TINY = 1e-30
+
 _KEY = "tilepress_statistics"
 _VERSION = 1
 
@@ -55,6 +57,14 @@ class Statistics:
     def columns(self) -> int:
         """Length of an input."""
         return self.moments.shape[0]
+
+    def joined(self, weighted: Statistics) -> Statistics:
+        """The sum of moments and weighted moments of the same inputs, in equal shares, with the others' outputs.
+
+        What weights say of errors that matter is true of fewer tokens, which by themselves would be too few.
+        """
+        shares = (one.moments / one.moments.diagonal().mean().clamp_(min=_TINY) for one in (self, weighted))
+        return Statistics(sum(shares, torch.zeros(())), weighted.outputs)
 
     @cached_property
     def factor(self) -> torch.Tensor:
@@ -142,10 +152,8 @@ def load_statistics(path: Path, origin: Origin) -> dict[str, Statistics]:
     fields = _fields(header.metadata.get(_KEY), path)
     found = Origin(fields["source"], fields["text"], fields["tokens"], fields.get("gradients", False))
     if found != origin:
-        what = "of another checkpoint" if found.source != origin.source else "of another text"
-        if found.gradients != origin.gradients:
-            what = "with gradients" if found.gradients else "without gradients"
-        raise RecipeError(f"{path}: holds statistics {what}; name another place, or delete the file")
+        what = "checkpoint" if found.source != origin.source else "text"
+        raise RecipeError(f"{path}: holds statistics of another {what}; name another place, or delete the file")
     matrices: dict[str, torch.Tensor] = {}
     for name, entry in header.entries.items():
         if entry.dtype != torch.float32 or len(entry.shape) != 2 or entry.shape[0] != entry.shape[1]:
