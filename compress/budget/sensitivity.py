@@ -90,14 +90,14 @@ def measure_sensitivities(
 def with_gains_of(
     sensitivities: Mapping[str, Sensitivity], statistics: Mapping[str, Statistics]
 ) -> dict[str, Sensitivity]:
-    """The same, with what error feedback leaves where it uses these statistics.
+    """The same, with what error feedback leaves of tables' errors, and of all others along rows.
 
-    Their traces tell of sensitivities, too, but as if a weight's effects on several positions were independent.
+    Traces of statistics tell of sensitivities, too, but as if a weight's effects on several positions were independent.
     """
     return {
         name: replace(
             one,
-            feedback_gain=_rounded(statistics[name].feedback_gain),
+            feedback_gain=one.feedback_gain if one.feedback_gain < 1 else _rounded(statistics[name].feedback_gain),
             output_gain=_rounded(statistics[name].output_gain),
         )
         if name in statistics

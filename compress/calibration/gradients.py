@@ -5,9 +5,10 @@ the layer's input and g the gradient at its output (see `backwards`). Of that fo
 
     moments = sum of |g|^2 x x^T        outputs = sum of g g^T
 
-so tokens whose outputs do not matter, as those that attention parks itself on, do not count for error feedback along
-columns, and rows that matter together take part in it, too. An embedding's rows are looked up instead of multiplied:
-its moments are g g^T of what it gives; to those of a table that is a tied head as well, the head's are added.
+so tokens whose outputs do not matter, as those that attention parks itself on, count less for error feedback along
+columns, and rows that matter together take part in it, too. The first is joined with unweighted moments before it is
+used. An embedding's rows are looked up instead of multiplied: its moments are g g^T of what it gives; to those of a
+table that is a tied head as well, the head's are added.
 
 Source: the factors are those of Martens and Grosse 2015, "Optimizing neural networks with Kronecker-factored
 approximate curvature", with the weights that Tseng et al. 2025, "Model-preserving adaptive rounding", find for them.

@@ -34,6 +34,9 @@ from tilepress.kernels import FormatError, RecipeError
 DAMPING = 0.03
 """Share of the mean diagonal that is added to it, so that a matrix of few tokens can be inverted."""
 
+OUTPUT_DAMPING = 0.1
+"""The same for outputs, whose gradients are of fewer tokens and vary more."""
+
 _TINY = 1e-30
 
 _KEY = "tilepress_statistics"
@@ -69,40 +72,45 @@ class Statistics:
     @cached_property
     def factor(self) -> torch.Tensor:
         """Upper triangular U with H^-1 = U^T U, H damped; float32, computed in float64."""
-        identity = torch.eye(self.columns, dtype=torch.float64)
-        factor: torch.Tensor = torch.linalg.solve_triangular(_root(self.moments), identity, upper=True).float()
-        return factor
+        return factor_of(self.moments, DAMPING)
 
     @property
     def feedback_gain(self) -> float:
         """Share of white noise's output error that is left when the noise is fed back along columns, at most 1."""
-        return _gain(self.moments)
+        return _gain(self.moments, DAMPING)
 
     @property
     def output_gain(self) -> float:
         """Share of that which is left when it is fed back along rows, too."""
-        return 1.0 if self.outputs is None else _gain(self.outputs)
+        return 1.0 if self.outputs is None else _gain(self.outputs, OUTPUT_DAMPING)
 
 
-def _root(moments: torch.Tensor) -> torch.Tensor:
+def factor_of(moments: torch.Tensor, damping: float) -> torch.Tensor:
+    """Upper triangular U with H^-1 = U^T U, H damped; float32, computed in float64."""
+    identity = torch.eye(len(moments), dtype=torch.float64)
+    factor: torch.Tensor = torch.linalg.solve_triangular(_root(moments, damping), identity, upper=True).float()
+    return factor
+
+
+def _root(moments: torch.Tensor, damping: float) -> torch.Tensor:
     """Upper triangular V with H = V V^T, H damped; float64.
 
     With J the matrix that reverses an order and L the Cholesky factor of J H J, it is J L J.
     """
     damped = moments.double()
     mean = damped.diagonal().mean()
-    damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+    damped.diagonal().add_(damping * mean if mean > 0 else 1.0)
     reversed_lower: torch.Tensor = torch.linalg.cholesky(damped.flip(0, 1))
     return reversed_lower.flip(0, 1)
 
 
-def _gain(moments: torch.Tensor) -> float:
+def _gain(moments: torch.Tensor, damping: float) -> float:
     """The error of column j that no later column can make up for is e_j^2 V_jj^2, without feedback e_j^2 H_jj."""
     mean = float(moments.double().diagonal().mean())
     if mean <= 0:
         return 1.0
-    left = float(_root(moments).diagonal().square().mean())
-    return left / (mean * (1 + DAMPING))
+    left = float(_root(moments, damping).diagonal().square().mean())
+    return left / (mean * (1 + damping))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tilepress.compress.calibration.statistics import Statistics
+from tilepress.compress.calibration.statistics import OUTPUT_DAMPING, Statistics, factor_of
 from tilepress.compress.codecs.groups import divide
 from tilepress.compress.codecs.panels import as_matrix, require_finite
 from tilepress.compress.error_feedback import feed_back
@@ -261,7 +261,7 @@ def encode(weight: torch.Tensor, params: TrellisParams, statistics: Statistics |
     if statistics is not None:
         output_factor = None
         if statistics.outputs is not None:
-            output_factor = Statistics(basis.rotate_outputs(statistics.outputs.double())).factor
+            output_factor = factor_of(basis.rotate_outputs(statistics.outputs.double()), OUTPUT_DAMPING)
         strips = _Strips(params, output_factor)
         feed_back(rotated, Statistics(basis.rotate_moments(statistics.moments.double())).factor, strips)
         return assemble(strips.codes, strips.scales, basis, params, shape, weight.dtype)

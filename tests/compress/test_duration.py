@@ -38,7 +38,7 @@ def test_tensors_and_the_way_through_the_model_add_up() -> None:
     unknown = (parse_spec("fp8"), 10, 10, False)
     trials = {square: Trial(1.0, 0.01), tall: Trial(0.5, 0.002)}
     assert add_up([square, square, tall, unknown], trials) == pytest.approx(2 * 2.0 + 2.5)
-    assert add_up([square], trials, Walk(32, 30, 0.3, 0.2)) == pytest.approx(2.0 + 32 * 30 * 0.5)
+    assert add_up([square], trials, [Walk(32, 30, 0.3, 0.2)]) == pytest.approx(2.0 + 32 * 30 * 0.5)
 
 
 def test_a_conversion_with_a_text_is_predicted_and_kept_statistics_save_the_way(llama: Path, tmp_path: Path) -> None:
