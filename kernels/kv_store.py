@@ -188,6 +188,8 @@ class KvStore:
         if self._layout is None:
             return
         rows = rows.to(self._keys.device)
+        if torch.equal(rows, torch.arange(self.sequences, device=rows.device)):
+            return  # as in most steps of a search by beams
         self.blocks = [block[:, rows].contiguous() for block in self.blocks]
         self._keys, self._values = self._keys[rows].contiguous(), self._values[rows].contiguous()
 

@@ -157,6 +157,29 @@ def test_scores_of_any_size_do_not_overflow() -> None:
     assert_as_defined(attend(query, store, attention), query, store, attention)
 
 
+def test_random_bytes_of_codes_have_their_values() -> None:
+    shape = (1, 7, 1, 1, 200, 80, 48)
+    for spec in ("int:bits=8", "int:bits=4", "int:bits=2", "fp8"):
+        store, query = store_of(spec, shape), query_of(shape)
+        for block in store.blocks:
+            for name, section in store.layout.split(block).items():
+                if "codes" in name:
+                    section.copy_(torch.randint(0, 256, section.shape, generator=torch.Generator().manual_seed(9)))
+                    if spec == "fp8":  # which no encoder writes beside a scale that is finite
+                        section[(section & 127) == 127] = 0
+        attention = Attention(scaling=0.02)
+        assert_as_defined(attend(query, store, attention), query, store, attention)
+
+
+def test_random_bytes_of_tiles_do_no_harm() -> None:
+    shape = (1, 3, 1, 2, 200, 32, 80)
+    for spec in ("int:bits=8", "int:bits=4", "int:bits=2", "fp8"):
+        store, query = store_of(spec, shape), query_of(shape)
+        for seed, block in enumerate(store.blocks):
+            block.copy_(torch.randint(0, 256, block.shape, generator=torch.Generator().manual_seed(seed)))
+        assert attend(query, store, Attention(scaling=0.2)).shape == (1, 3, 2, 80)
+
+
 def test_arguments_that_do_not_fit_are_refused() -> None:
     shape = (2, 4, 2, 1, 100, 32, 32)
     store, query = store_of("int:bits=4", shape), query_of(shape)

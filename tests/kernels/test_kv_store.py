@@ -171,6 +171,9 @@ def test_a_cropped_store_gives_memory_back() -> None:
 def test_sequences_are_reordered_repeated_and_chosen() -> None:
     store = filled("fp8", 200)
     keys, values = contents(store)
+    blocks = store.blocks
+    store.select(torch.tensor([0, 1]))
+    assert store.blocks is blocks
     store.select(torch.tensor([1, 1, 0]))
     assert_same(store, (keys[[1, 1, 0]], values[[1, 1, 0]]))
     store.append(states(3, 3, 1, 32), states(3, 3, 1, 48))

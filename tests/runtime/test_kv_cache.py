@@ -288,6 +288,17 @@ def test_what_has_no_cache_to_compress_is_refused() -> None:
         use_kv(made("llama"), "nf4")
 
 
+@pytest.mark.slow
+def test_a_compiled_model_computes_the_same() -> None:
+    model = made("llama")
+    use_kv(model)
+    wanted = logits(model, TilepressCache("int:bits=8", window=0))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    for _ in range(2):
+        torch.testing.assert_close(logits(compiled, TilepressCache("int:bits=8", window=0)), wanted)
+
+
 def test_bytes_are_those_of_all_layers() -> None:
     model, cache = made("llama"), TilepressCache("int:bits=2")
     logits(model, cache)
