@@ -78,19 +78,20 @@ constexpr TILEPRESS_DEVICE int stored_bytes(int width, int count) {
 // Values of a coded plane that have no symbol, in rising order of their positions. All lanes go through all of them.
 class Exceptions {
 public:
-    TILEPRESS_DEVICE void open(const u8* bytes, int count) {
-        positions_ = bytes;
-        symbols_ = bytes + 2 * count;
-        left_ = count;
-        load();
+    // `count` of them lie at `place` behind `base`.
+    TILEPRESS_DEVICE void open(const u8* base, int place, int count) {
+        position_ = place;
+        symbol_place_ = place + 2 * count;
+        last_ = symbol_place_ + count;
+        load(base);
     }
 
     // The value of the lane's position, where it is one of them. Positions of all lanes are below `end`, and not below
     // that of the call before.
-    TILEPRESS_DEVICE u32 replaced(int position, int end, u32 value) {
+    TILEPRESS_DEVICE u32 replaced(const u8* base, int position, int end, u32 value) {
         while (next_ < end) {
             if (next_ == position) value = symbol_;
-            load();
+            load(base);
         }
         return value;
     }
@@ -98,17 +99,16 @@ public:
 private:
     static constexpr int kNone = 0x10000;
 
-    TILEPRESS_DEVICE void load() {
+    TILEPRESS_DEVICE void load(const u8* base) {
         next_ = kNone;
-        if (left_ == 0) return;
-        --left_;
-        next_ = static_cast<int>(u16_at(positions_));
-        symbol_ = *symbols_++;
-        positions_ += 2;
+        if (symbol_place_ == last_) return;
+        next_ = static_cast<int>(u16_at(base + position_));
+        symbol_ = base[symbol_place_++];
+        position_ += 2;
     }
 
-    const u8 *positions_, *symbols_;
-    int left_, next_;
+    int position_, symbol_place_, last_;  // where the next one lies
+    int next_;
     u32 symbol_;
 };
 
@@ -137,25 +137,31 @@ public:
     // The block `number`, of `count` values; `slots` as share_slots left them.
     TILEPRESS_DEVICE LosslessBlock(const LosslessParts& parts, i64 number, int count, const u32* slots)
         : slots_(slots), count_(count), first_(0) {
+        const i64 begin = parts.offsets[number], end = parts.offsets[number + 1];
+        const bool is_within = 0 <= begin && begin <= end && end <= parts.payload_bytes;
+        base_ = parts.payload + (is_within ? begin / 4 * 4 : 0);
+        const int skipped = static_cast<int>(begin % 4);
+        const int bytes = is_within ? static_cast<int>(min(end - begin, kMostBytes)) : 0;
         int places[kPlanes], sizes[kPlanes];
         u32 exceptions[kPlanes];
         int cargo_plane = -1;
-        const bool is_sound = find(parts, number, places, sizes, exceptions, cargo_plane);
+        const bool is_sound =
+            is_within && find(base_ + skipped, bytes, parts.table, places, sizes, exceptions, cargo_plane);
         always_ = is_sound ? 0u : Cut::kNan;
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane) {
             Plane& to = planes_[plane];
-            const i64 from = is_sound ? parts.offsets[number] + places[plane] : 0;
+            const int from = is_sound ? skipped + places[plane] : 0;
             const bool is_coded = is_sound && exceptions[plane] != kStoredPlane;
             const bool is_stored = is_sound && !is_coded && parts.table[plane] != kConstant;
             to.takes_cargo = plane == cargo_plane;
             to.constant = is_sound && parts.table[plane] == kConstant ? parts.table[kMostPlanes + plane] : 0u;
-            to.packed = is_stored && Cut::width(plane) < 8 ? parts.payload + from : nullptr;
-            to.exceptions.open(parts.payload + from + sizes[plane], is_coded ? static_cast<int>(exceptions[plane]) : 0);
+            to.packed = is_stored && Cut::width(plane) < 8 ? from : kNone;
+            to.exceptions.open(base_, from + sizes[plane], is_coded ? static_cast<int>(exceptions[plane]) : 0);
             if (is_coded)
-                to.symbols.open_stream(parts.payload, from, sizes[plane]);
+                to.symbols.open_stream(base_, from, sizes[plane]);
             else
-                to.symbols.open_bytes(parts.payload, from, is_stored && Cut::width(plane) == 8 ? sizes[plane] : 0);
+                to.symbols.open_bytes(base_, from, is_stored && Cut::width(plane) == 8 ? sizes[plane] : 0);
         }
     }
 
@@ -168,10 +174,10 @@ public:
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane) {
             Plane& from = planes_[plane];
-            const u32 symbol = from.symbols.next(slots_ + plane * kRansSlots, is_there);
-            values[plane] = from.exceptions.replaced(position, first_, symbol) | from.constant;
-            if (Cut::width(plane) < 8 && from.packed != nullptr && is_there)
-                values[plane] = packed_value(from.packed, Cut::width(plane), count_, position);
+            const u32 symbol = from.symbols.next(base_, slots_ + plane * kRansSlots, is_there);
+            values[plane] = from.exceptions.replaced(base_, position, first_, symbol) | from.constant;
+            if (Cut::width(plane) < 8 && from.packed != kNone && is_there)
+                values[plane] = packed_value(base_ + from.packed, Cut::width(plane), count_, position);
         }
         // A lane's last value comes with its last state.
         const bool is_last = position + kRansLanes >= count_;
@@ -184,37 +190,35 @@ public:
 private:
     static constexpr int kPlanes = Cut::kPlanes, kTop = kPlanes - 1;
     static constexpr i64 kMostBytes = 1 << 24;  // more than heads can ask for
+    static constexpr int kNone = -1;
 
     struct Plane {
         bool takes_cargo;
         u32 constant;
-        const u8* packed;
+        int packed;  // where it lies, where it is
         Symbols symbols;
         Exceptions exceptions;
     };
 
-    // Where each plane begins in the block; of whole bytes or of a stream, how many; its exceptions, kStoredPlane where
-    // it is not coded; the plane whose last values are cargo. False where the block is damaged.
-    TILEPRESS_DEVICE bool find(const LosslessParts& parts, i64 number, int (&places)[kPlanes], int (&sizes)[kPlanes],
-                               u32 (&exceptions)[kPlanes], int& cargo_plane) {
-        const i64 begin = parts.offsets[number], end = parts.offsets[number + 1];
-        const bool is_within = 0 <= begin && begin <= end && end <= parts.payload_bytes;
-        const int bytes = is_within ? static_cast<int>(min(end - begin, kMostBytes)) : 0;
-        const u8* block = parts.payload + (is_within ? begin : 0);
-        bool is_sound = is_within;
+    // Where each plane begins in the block, which has so many bytes; of whole bytes or of a stream, how many; its
+    // exceptions, kStoredPlane where it is not coded; the plane whose last values are cargo. False where the block is
+    // damaged.
+    TILEPRESS_DEVICE bool find(const u8* block, int bytes, const u8* table, int (&places)[kPlanes],
+                               int (&sizes)[kPlanes], u32 (&exceptions)[kPlanes], int& cargo_plane) const {
+        bool is_sound = true;
         int place = 0;
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane) {
-            const bool is_coded = parts.table[plane] == kCoded;
+            const bool is_coded = table[plane] == kCoded;
             const bool has_head = is_coded && place + kPlaneHead <= bytes;
             exceptions[plane] = has_head ? u16_at(block + place) : kStoredPlane;
             sizes[plane] = has_head ? static_cast<int>(u16_at(block + place + 2)) : 0;
-            is_sound = is_sound && parts.table[plane] <= kCoded && has_head == is_coded;
+            is_sound = is_sound && table[plane] <= kCoded && has_head == is_coded;
             place += is_coded ? kPlaneHead : 0;
         }
 #pragma unroll
         for (int plane = kTop - 1; plane >= 0; --plane)
-            if (parts.table[plane] == kAsItIs && Cut::width(plane) == 8 && exceptions[kTop] != kStoredPlane &&
+            if (table[plane] == kAsItIs && Cut::width(plane) == 8 && exceptions[kTop] != kStoredPlane &&
                 count_ >= kRansLanes)
                 cargo_plane = plane;
         // Planes that the tensor stores as they are come first.
@@ -223,11 +227,11 @@ private:
             const int values = plane == cargo_plane ? count_ - kRansLanes : count_;
             places[plane] = place;
             if (exceptions[plane] == kStoredPlane) sizes[plane] = stored_bytes(Cut::width(plane), values);
-            if (parts.table[plane] == kAsItIs) place += sizes[plane];
+            if (table[plane] == kAsItIs) place += sizes[plane];
         }
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane) {
-            if (parts.table[plane] != kCoded) continue;
+            if (table[plane] != kCoded) continue;
             const bool has_stream = exceptions[plane] != kStoredPlane;
             is_sound = is_sound && !(has_stream && sizes[plane] < kRansStateBytes);
             places[plane] = place;
@@ -236,6 +240,7 @@ private:
         return is_sound && place <= bytes;
     }
 
+    const u8* base_;  // of the block, aligned to 4 bytes
     const u32* slots_;
     int count_, first_;
     u32 always_;  // set in the bits of all values

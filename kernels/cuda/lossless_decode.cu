@@ -10,7 +10,7 @@
 namespace tilepress {
 
 template <class Cut, class Dtype>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     lossless_decode(const u8* payload, i64 payload_bytes, const i64* offsets, const u8* table,
                     typename Dtype::Stored* values, int items, int height, int columns, int row_first, int row_last,
                     int column_first, int column_last) {

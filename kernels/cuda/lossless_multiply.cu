@@ -11,9 +11,20 @@
 
 namespace tilepress {
 
+// Values of x for a column of a block, 0 for one that it does not have.
+template <class Dtype>
+TILEPRESS_DEVICE void load_factors(const typename Dtype::Stored* x, int count, int columns, int column, int width,
+                                   float (&factors)[kMostVectors]) {
+#pragma unroll
+    for (int vector = 0; vector < kMostVectors; ++vector)
+        factors[vector] = vector < count && column >= 0 && column < width
+                              ? Dtype::load(x[static_cast<i64>(vector) * columns + column])
+                              : 0.0f;
+}
+
 // x [count][columns] -> partials [blocks of a panel][count][row_last - row_first].
 template <class Cut, class Dtype>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     lossless_multiply(const u8* payload, i64 payload_bytes, const i64* offsets, const u8* table,
                       const typename Dtype::Stored* x, float* partials, int items, int count, int height, int columns,
                       int row_first, int row_last) {
@@ -27,20 +38,18 @@ __global__ void __launch_bounds__(kThreads)
 
     const int rows = row_last - row_first;
     float* to = partials + static_cast<i64>(place.left / kBlockColumns) * count * rows;
-    float sums[kMostVectors] = {};
+    float sums[kMostVectors] = {}, factors[kMostVectors];
     int row = place.top, row_begin = 0;  // the row whose sums these are, and its first value
     for (int first = 0; first < place.wanted; first += 32) {
+        int column = first + lane_number() - row_begin;
+        // Before the step, so that both are waited for together.
+        load_factors<Dtype>(x + place.left, count, columns, column, place.width, factors);
         const float weight = Source::load(Source::of_bits(block.step()));
-        do {
-            const int column = first + lane_number() - row_begin, row_end = row_begin + place.width;
-            if (column >= 0 && column < place.width) {
+        for (;;) {
+            const float mine = column >= 0 && column < place.width ? weight : 0.0f;
 #pragma unroll
-                for (int vector = 0; vector < kMostVectors; ++vector)
-                    if (vector < count)
-                        sums[vector] +=
-                            weight * Dtype::load(x[static_cast<i64>(vector) * columns + place.left + column]);
-            }
-            if (row_end > first + 32) break;
+            for (int vector = 0; vector < kMostVectors; ++vector) sums[vector] += mine * factors[vector];
+            if (row_begin + place.width > first + 32) break;
 #pragma unroll
             for (int vector = 0; vector < kMostVectors; ++vector) {
                 if (vector >= count) break;
@@ -51,8 +60,11 @@ __global__ void __launch_bounds__(kThreads)
                 sum = 0.0f;
             }
             ++row;
-            row_begin = row_end;
-        } while (row_begin < first + 32 && row_begin < place.wanted);
+            row_begin += place.width;
+            if (row_begin >= first + 32 || row_begin >= place.wanted) break;
+            column -= place.width;
+            load_factors<Dtype>(x + place.left, count, columns, column, place.width, factors);
+        }
     }
 }
 

@@ -22,27 +22,28 @@ TILEPRESS_DEVICE u32 rans_slot(const u8* model, u32 slot) {
     return found;
 }
 
-// A byte a value, 32 values a step, lane l having every 32nd from value l on: from a stream, or as they are.
+// A byte a value, 32 values a step, lane l having every 32nd from value l on: from a stream, or as they are. Bytes are
+// counted from `base` as those of WarpBytes.
 class Symbols {
 public:
     // A stream of at least kRansStateBytes.
-    TILEPRESS_DEVICE void open_stream(const u8* payload, i64 begin, int size) {
-        const u8* states = payload + begin + lane_number();
+    TILEPRESS_DEVICE void open_stream(const u8* base, int begin, int size) {
+        const u8* states = base + begin + lane_number();
         state_ = states[0] | static_cast<u32>(states[kRansLanes]) << 8;
         is_coded_ = true;
         place_ = 0;
-        bytes_.open(payload, begin + kRansStateBytes, size - kRansStateBytes);
+        bytes_.open(base, begin + kRansStateBytes, size - kRansStateBytes);
     }
 
-    TILEPRESS_DEVICE void open_bytes(const u8* payload, i64 begin, int size) {
+    TILEPRESS_DEVICE void open_bytes(const u8* base, int begin, int size) {
         state_ = 0;
         is_coded_ = false;
         place_ = 0;
-        bytes_.open(payload, begin, size);
+        bytes_.open(base, begin, size);
     }
 
     // The byte of a lane's next value, where it has one. `slots`: rans_slot of each. The warp meets here.
-    TILEPRESS_DEVICE u32 next(const u32* slots, bool has_one) {
+    TILEPRESS_DEVICE u32 next(const u8* base, const u32* slots, bool has_one) {
         u32 symbol = 0;
         bool is_hungry = false;
         if (is_coded_ && has_one) {
@@ -52,7 +53,7 @@ public:
             is_hungry = state_ < 256u;
         }
         const u32 takers = __ballot_sync(kAllLanes, is_hungry || !is_coded_);
-        const u32 byte = bytes_.at(place_, place_ + __popc(takers & ((1u << lane_number()) - 1)));
+        const u32 byte = bytes_.at(base, place_, place_ + __popc(takers & ((1u << lane_number()) - 1)));
         place_ += __popc(takers);
         if (is_hungry) state_ = state_ << 8 | byte;
         return is_coded_ ? symbol : byte;

@@ -26,7 +26,8 @@ TILEPRESS_DEVICE int lowest_plane(int shift) {
 // Where the parts of a tile lie. Nothing of them is trusted: a tile whose parts do not fit into it is not sound.
 struct SzTile {
     const u8 *low, *exceptions, *outliers;
-    i64 stream;  // in the payload
+    const u8* base;  // of the tile, aligned to 4 bytes
+    int stream;      // its place behind `base`
     int count, shift, low_bytes, stream_bytes, exception_count, outlier_count;
     bool is_sound;
 
@@ -48,7 +49,8 @@ struct SzTile {
         // The last ones are the cargo of the stream.
         if (low_bytes >= kRansLanes) low_bytes -= kRansLanes;
         low = tile + kSzHead;
-        stream = begin + kSzHead + low_bytes;
+        base = payload + begin / 4 * 4;
+        stream = static_cast<int>(begin % 4) + kSzHead + low_bytes;
         exceptions = low + low_bytes + stream_bytes;
         outliers = exceptions + 4 * exception_count;
         const i64 bytes = kSzHead + low_bytes + stream_bytes + 4 * exception_count + (2 + value_bytes) * outlier_count;

@@ -29,11 +29,11 @@ __global__ void __launch_bounds__(kThreads)
     if (!tile.is_sound) return;
     const SzHighs to(highs, item, columns);
     Symbols symbols;
-    symbols.open_stream(payload, tile.stream, tile.stream_bytes);
+    symbols.open_stream(tile.base, tile.stream, tile.stream_bytes);
     int row = lane / place.width, column = lane % place.width;
     for (int first = 0; first < place.count; first += 32) {
         const bool is_there = first + lane < place.count;
-        const u32 symbol = symbols.next(slots, is_there);
+        const u32 symbol = symbols.next(tile.base, slots, is_there);
         if (is_there) to.row(row)[column] = static_cast<u16>(symbol - kSzMiddle);
         for (column += 32; column >= place.width; column -= place.width) ++row;
     }
