@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 
 import numpy as np
-import pytest
 import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.kernels import DTYPES, Encoded
 from tilepress.kernels.cpu.tiles import TileCode
-from tilepress.kernels.cuda.launch import Launcher
 from tilepress.kernels.cuda.registry import Kernel
 
 DTYPE_LIST = tuple(DTYPES.values())
@@ -82,14 +80,6 @@ def with_parts(encoded: Encoded, **parts: torch.Tensor) -> Encoded:
 def spoilt_parts(part: torch.Tensor) -> list[torch.Tensor]:
     """A part of any length that is too short, of another dtype or rank, or with gaps."""
     return [part[:-9], part.to(torch.int16), part[None], torch.stack([part, part], -1)[:, 0]]
-
-
-def let_operators_run_on(device: Launcher, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the operators of a codec do on tensors in main memory what they do on a GPU."""
-    module = importlib.import_module(f"tilepress.kernels.cuda.{codec}")
-    monkeypatch.setattr(module, "launcher", lambda _: device)
-    for name in ("decode", "matmul"):
-        monkeypatch.setattr(torch.ops.tilepress, f"{codec}_{name}", getattr(module, f"_{name}"))
 
 
 def with_some_bytes_changed(encoded: Encoded, names: tuple[str, ...], most: int, seed: int) -> Encoded:

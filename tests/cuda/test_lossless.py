@@ -182,16 +182,6 @@ def test_a_model_of_other_symbols_is_followed() -> None:
     assert are_same(decode(emulator(), other, torch.bfloat16), reference(other, torch.bfloat16))
 
 
-def test_operators_pass_on_what_the_codec_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases.let_operators_run_on(emulator(), "lossless", monkeypatch)
-    encoded, rows = encode(cases.values((40, 24), torch.float16), "lossless"), range(3, 20)
-    found = lossless.decode(encoded, rows, range(1, 9), torch.float32)
-    assert are_same(found, reference(encoded, torch.float32, rows, range(1, 9)))
-    x, bias = cases.values((3, 24), torch.bfloat16), cases.values((17,), torch.bfloat16, seed=2)
-    weight = reference(encoded, torch.float32, rows)
-    assert cases.excess(lossless.matmul(x, encoded, bias, rows), x, weight, bias, 1e-4) <= 0
-
-
 def test_version_1_is_left_to_the_reference() -> None:
     encoded, x = encode(cases.values((40, 24)), "lossless:version=1"), cases.values((3, 1, 24))
     weight = reference(encoded, torch.float32)

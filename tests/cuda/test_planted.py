@@ -202,8 +202,11 @@ def test_a_planted_mistake_is_found(name: str, tmp_path: Path) -> None:
     assert mistake.finding in done.stdout, done.stdout[-5000:]
 
 
-@pytest.mark.parametrize("mode", ("address", "thread"))
-@pytest.mark.parametrize("file", (LOSSLESS, SZ, ZFP))
+# zfpy brings an OpenMP of its own, which ThreadSanitizer's suppressions can't tell from PyTorch's.
+@pytest.mark.parametrize(
+    ("file", "mode"),
+    ((LOSSLESS, "address"), (SZ, "address"), (ZFP, "address"), (LOSSLESS, "thread"), (SZ, "thread")),
+)
 def test_kernels_that_follow_any_bytes_touch_nothing_but_their_own(file: str, mode: str) -> None:
     done = watched(mode, ["-m", "not slow", file], {})
     assert done.returncode == 0, done.stdout[-5000:]

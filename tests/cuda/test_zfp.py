@@ -177,16 +177,6 @@ def test_a_mode_that_there_is_not_is_refused(mode: str, value: float) -> None:
         zfp.decode_on(emulator(), weight, (0, 16), (0, 16), torch.float32)
 
 
-def test_operators_pass_on_what_the_codec_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases.let_operators_run_on(emulator(), "zfp", monkeypatch)
-    encoded, rows = encode(cases.values((40, 24), torch.float32), "zfp:rate=5"), range(3, 20)
-    found = zfp.decode(encoded, rows, range(1, 9), torch.bfloat16)
-    assert are_same(found, reference(encoded, torch.bfloat16, rows, range(1, 9)))
-    x, bias = cases.values((3, 24), torch.float16), cases.values((17,), torch.float16, seed=2)
-    weight = reference(encoded, torch.float32, rows)
-    assert cases.excess(zfp.matmul(x, encoded, bias, rows), x, weight, bias, 1e-4) <= 0
-
-
 def test_every_kernel_of_the_quick_pass_was_executed() -> None:
     device = emulator()
     for mode in ("rate=4", "precision=4"):

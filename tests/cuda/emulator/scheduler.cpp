@@ -325,12 +325,12 @@ extern "C" const char* emulator_launch(void (*entry)(void**), const unsigned* gr
             Fiber& fiber = s.runners[i]->fiber;
             if (fiber.stack == nullptr || !orders_blocks) start(fiber, run_thread);
         }
+        if (orders_blocks) acquire(&s.begin_and_end.of_block[1]);
         shared.back()->spoil();
         s.launch.dynamic_shared = shared.back()->bytes();
         s.launch.block_index = {static_cast<unsigned>(number % grid[0]),
                                 static_cast<unsigned>(number / grid[0] % grid[1]),
                                 static_cast<unsigned>(number / grid[0] / grid[1])};
-        if (orders_blocks) acquire(&s.begin_and_end.of_block[1]);
         run_block(static_cast<Order>(order));
         if (s.has_failed) break;
     }
