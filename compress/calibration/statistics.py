@@ -34,7 +34,7 @@ from tilepress.kernels import FormatError, RecipeError
 DAMPING = 0.03
 """Share of the mean diagonal that is added to it, so that a matrix of few tokens can be inverted."""
 
-OUTPUT_DAMPING = 0.1
+OUTPUT_DAMPING = 0.3
 """The same for outputs, whose gradients are of fewer tokens and vary more."""
 
 _TINY = 1e-30
