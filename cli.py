@@ -1,4 +1,4 @@
-"""The command line: `tilepress compress | decompress | inspect | verify | compare | generate | codecs | doctor`.
+"""The command line: every command of `tilepress`; that of `compress` has a module of its own.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a defect of tilepress,
 2 bad input or a failed check, 130 interrupted.
@@ -201,6 +201,30 @@ def compare(
         print_table(headings(), table_rows(rows), text_columns=2)
         for note in notes(rows):
             typer.echo(note)
+
+
+@command
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="DST...", help="Compressed or uncompressed checkpoints.")],
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. Default: PyTorch's.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Time models: loading, a prompt, and token after token; and see how much of a token is native code."""
+    import torch
+
+    from tilepress.runtime.bench import HEADINGS
+    from tilepress.runtime.bench import bench as run
+
+    _without_bars_of_transformers()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with progress("bench", quiet or as_json) as show:
+        rows = run(models, show)
+    if as_json:
+        print_json([vars(row) for row in rows])
+    elif not quiet:
+        print_table(HEADINGS, [row.cells() for row in rows], text_columns=2)
 
 
 @command

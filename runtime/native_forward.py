@@ -61,6 +61,12 @@ class NativeForward:
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(type(self.model).forward.__get__(self.model))
 
+    @property
+    def native_seconds(self) -> float:
+        """Of the steps in native code since the model was last prepared for them."""
+        steps = None if self._prepared is None else self._prepared[1]
+        return 0.0 if steps is None else float(steps.native_seconds)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what is about this model's memory."""
         return {"model": self.model, "_prepared": None}

@@ -39,6 +39,11 @@ class Steps:
         except (Unfit, CodecError):
             return None
 
+    @property
+    def native_seconds(self) -> float:
+        """Of all steps in native code."""
+        return self._decoder.native_seconds
+
     def step(
         self, ids: torch.Tensor, cache: object, mask: torch.Tensor | None, positions: torch.Tensor | None
     ) -> torch.Tensor | None:

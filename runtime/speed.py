@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tilepress.formats.text import context_length
+from tilepress.runtime.native_forward import NativeForward
 
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 32
@@ -32,10 +33,13 @@ class Speed:
     Attributes:
         prefill: of the best of a few passes over the prompt.
         decode: mean over the decoded tokens.
+        native_share: of the time of decoded tokens that native steps took; the rest is Python's and PyTorch's. 0 where
+            the model takes none.
     """
 
     prefill: float
     decode: float
+    native_share: float
 
 
 def measure_speed(model: PreTrainedModel, tokens: torch.Tensor) -> Speed:
@@ -63,8 +67,10 @@ def measure_speed(model: PreTrainedModel, tokens: torch.Tensor) -> Speed:
     with torch.inference_mode():
         passes = _time(prefill, _PREFILLS, model.device)
         decode()
+        before = _native_seconds(model)
         steps = _time(decode, decoded, model.device)
-    return Speed(prompt.shape[1] / min(passes), len(steps) / sum(steps))
+    native_share = (_native_seconds(model) - before) / sum(steps)
+    return Speed(prompt.shape[1] / min(passes), len(steps) / sum(steps), native_share)
 
 
 def resident_bytes(model: torch.nn.Module) -> int:
@@ -73,6 +79,10 @@ def resident_bytes(model: torch.nn.Module) -> int:
     # One tensor tied to two names is one object after loading, or two that begin at the same byte.
     sizes = {(tensor.data_ptr(), tensor.device): tensor.numel() * tensor.element_size() for tensor in tensors}
     return sum(sizes.values())
+
+
+def _native_seconds(model: PreTrainedModel) -> float:
+    return model.forward.native_seconds if isinstance(model.forward, NativeForward) else 0.0
 
 
 def _time(step: Callable[[], None], times: int, device: torch.device) -> list[float]:

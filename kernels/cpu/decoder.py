@@ -6,6 +6,7 @@ is written into its tensors. It keeps them alive, but can't know that a model ha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -132,6 +133,7 @@ class Decoder:
 
     Attributes:
         embeds: whether it looks tokens up; else their embeddings are to be given.
+        native_seconds: of all its steps in native code.
     """
 
     def __init__(self, description: Description) -> None:
@@ -142,6 +144,7 @@ class Decoder:
         """
         self._description = description
         self._dtype = description.dtype
+        self.native_seconds = 0.0
         try:
             self._native = self._build(description)
         except ValueError as error:
@@ -173,6 +176,7 @@ class Decoder:
             CodecError: sizes that don't fit, tokens outside the embedding, or damaged parts.
         """
         logits = torch.empty(len(tokens), self._rows, dtype=self._dtype)
+        begin = time.perf_counter()
         try:
             self._native.step(
                 cache.native,
@@ -186,6 +190,7 @@ class Decoder:
             )
         except ValueError as error:
             raise CodecError(f"a decoder's step: {error}") from None
+        self.native_seconds += time.perf_counter() - begin
         return logits
 
     def _build(self, description: Description) -> _native.Decoder:

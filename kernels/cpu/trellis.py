@@ -11,7 +11,7 @@ matmul.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
 
@@ -23,6 +23,7 @@ from tilepress.kernels.encoded import PANEL_ROWS, Encoded
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.rotation import hartley, rotation_of
 from tilepress.kernels.layout.trellis import TrellisParams
+from tilepress.kernels.operators import Described, Operators, Range
 
 _Place: TypeAlias = tuple[tuple[int, int], tuple[int, int], int, int, int, int]
 """Codes, scales, bits, window, and panels and tiles across."""
@@ -30,130 +31,129 @@ _Side: TypeAlias = tuple[tuple[int, int], tuple[int, int], int, int]
 """Signs, the table of the Hartley matrix, and the sizes of a block's two factors."""
 
 
+OPERATORS = Operators(
+    "trellis",
+    ("Tensor codes", "Tensor scales", "Tensor? column_signs", "Tensor? row_signs"),
+    ("int bits", "int window"),
+)
+
+
+class Trellis(NamedTuple):
+    """The parts and parameters of a weight, as the operators take them but for its columns."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    column_signs: torch.Tensor | None
+    row_signs: torch.Tensor | None
+    bits: int
+    window: int
+
+    @property
+    def panels(self) -> int:
+        """Panels of 16 rows."""
+        return self.codes.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Columns in whole tiles."""
+        return self.codes.shape[1] * PANEL_ROWS
+
+    @classmethod
+    def built(cls, *described: Any) -> Trellis:
+        """Of what operators are given."""
+        *parts, _ = described
+        return cls(*parts)
+
+
 def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
     """Values of the range in `dtype`, bit-identical with the reference."""
-    return torch.ops.tilepress.trellis_decode(  # type: ignore[no-any-return]
-        *weight_of(encoded), rows.start, rows.stop, columns.start, columns.stop, dtype
-    )
+    return OPERATORS.decode(_described(encoded), rows, columns, dtype)
 
 
 def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
     """`x @ weight[rows].T + bias`, accumulated in float32."""
     if panels.is_plain_call(x):
-        return _matmul(x, *weight_of(encoded), bias, rows.start, rows.stop)
-    return torch.ops.tilepress.trellis_matmul(  # type: ignore[no-any-return]
-        x, *weight_of(encoded), bias, rows.start, rows.stop
-    )
+        return _matmul(x, weight_of(encoded), bias, (rows.start, rows.stop))
+    return OPERATORS.matmul(x, _described(encoded), bias, rows)
 
 
 def weight(encoded: Encoded) -> _native.Weight:
     """The weight as a decoder reads it."""
-    codes, scales, column_signs, row_signs, bits, window = weight_of(encoded)
-    place = (*_weight(codes, scales, bits, window), encoded.rows, encoded.columns)
-    sides = _side(column_signs, codes.shape[1]), _side(row_signs, codes.shape[0])
-    native: _native.Weight = _native.trellis_weight(instruction_set(), *place, *sides)
-    return native
+    trellis = weight_of(encoded)
+    sides = _side(trellis.column_signs, trellis.codes.shape[1]), _side(trellis.row_signs, trellis.panels)
+    return _native.trellis_weight(instruction_set(), *_place(trellis), encoded.rows, encoded.columns, *sides)
 
 
-def weight_of(
-    encoded: Encoded,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, int, int]:
-    """What the operators take of a weight: its parts, bits and window."""
+def weight_of(encoded: Encoded) -> Trellis:
+    """The parts and parameters of a tensor."""
     params, parts = encoded.params, encoded.parts
     assert isinstance(params, TrellisParams)
     signs = parts.get("column_signs"), parts.get("row_signs")
-    return parts["codes"], parts["scales"], *signs, params.bits, params.window
+    return Trellis(parts["codes"], parts["scales"], *signs, params.bits, params.window)
 
 
-def _decode(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    column_signs: torch.Tensor | None,
-    row_signs: torch.Tensor | None,
-    bits: int,
-    window: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    first, last = _panels(codes, row_signs, row_first, row_last)
-    if column_last > codes.shape[1] * PANEL_ROWS or row_last > codes.shape[0] * PANEL_ROWS:
+def _described(encoded: Encoded) -> Described:
+    weight = weight_of(encoded)
+    return Described(weight[:4], weight[4:], encoded.columns)
+
+
+def _decode(weight: Trellis, rows: Range, columns: Range, dtype: torch.dtype) -> torch.Tensor:
+    first, last = _panels(weight, rows)
+    if columns[1] > weight.width or rows[1] > weight.panels * PANEL_ROWS:
         raise CodecError("the codes are of fewer rows or columns than the weight")
-    values = torch.empty((last - first) * PANEL_ROWS, codes.shape[1] * PANEL_ROWS, dtype=torch.float32)
-    _decode_rotated(values, codes, scales, bits, window, (first, last))
-    if row_signs is not None:
-        _rotate(values, row_signs[2 * first : 2 * last], codes.shape[0], over_rows=True, back=True)
-    if column_signs is not None:
-        _rotate(values, column_signs, codes.shape[1], back=True)
+    values = torch.empty((last - first) * PANEL_ROWS, weight.width, dtype=torch.float32)
+    _decode_rotated(values, weight, (first, last))
+    if weight.row_signs is not None:
+        _rotate(values, weight.row_signs[2 * first : 2 * last], weight.panels, over_rows=True, back=True)
+    if weight.column_signs is not None:
+        _rotate(values, weight.column_signs, weight.codes.shape[1], back=True)
     skipped = first * PANEL_ROWS
-    return values[row_first - skipped : row_last - skipped, column_first:column_last].to(dtype).contiguous()
+    return values[rows[0] - skipped : rows[1] - skipped, slice(*columns)].to(dtype).contiguous()
 
 
-def _matmul(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    column_signs: torch.Tensor | None,
-    row_signs: torch.Tensor | None,
-    bits: int,
-    window: int,
-    bias: torch.Tensor | None,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    first, last = _panels(codes, row_signs, row_first, row_last)
-    batch, columns = x.shape[:-1], x.shape[-1]
-    count, width = batch.numel(), codes.shape[1] * PANEL_ROWS
+def _matmul(x: torch.Tensor, weight: Trellis, bias: torch.Tensor | None, rows: Range) -> torch.Tensor:
+    first, last = _panels(weight, rows)
+    batch, columns, width = x.shape[:-1], x.shape[-1], weight.width
+    count = batch.numel()
     if not width - PANEL_ROWS < columns <= width and columns:
         raise CodecError(f"x has {columns} columns, the codes of the weight {width}")
     rotated = torch.zeros(count, width) if width > columns else torch.empty(count, width)
     rotated[:, :columns] = x.reshape(count, columns)
-    if column_signs is not None:
-        _rotate(rotated, column_signs, codes.shape[1])
+    if weight.column_signs is not None:
+        _rotate(rotated, weight.column_signs, weight.codes.shape[1])
     y = torch.empty(count, (last - first) * PANEL_ROWS)
     if count > _native.MOST_VECTORS:
-        _multiply_many(rotated.to(panels.dtype_of_many(x.dtype)), codes, scales, bits, window, first, y)
+        _multiply_many(rotated.to(panels.dtype_of_many(x.dtype)), weight, first, y)
     elif count:
-        _call(
-            _native.trellis_multiply,
-            *_weight(codes, scales, bits, window),
-            (first, last),
-            buffer(rotated),
-            count,
-            x.dtype == torch.float32,
-            buffer(y),
-        )
-    if row_signs is not None:
-        _rotate(y, row_signs[2 * first : 2 * last], codes.shape[0], back=True)
-    y = y[:, row_first - first * PANEL_ROWS : row_last - first * PANEL_ROWS]
+        place = *_place(weight), (first, last)
+        _call(_native.trellis_multiply, *place, buffer(rotated), count, x.dtype == torch.float32, buffer(y))
+    if weight.row_signs is not None:
+        _rotate(y, weight.row_signs[2 * first : 2 * last], weight.panels, back=True)
+    y = y[:, rows[0] - first * PANEL_ROWS : rows[1] - first * PANEL_ROWS]
     if bias is not None:
         if bias.shape != y.shape[1:]:
             raise CodecError(f"a bias of shape {tuple(bias.shape)} does not fit {y.shape[1]} rows")
         y = y + bias
-    return y.to(x.dtype).reshape(*batch, row_last - row_first).contiguous()
+    return y.to(x.dtype).reshape(*batch, rows[1] - rows[0]).contiguous()
 
 
-def _multiply_many(
-    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, bits: int, window: int, first: int, y: torch.Tensor
-) -> None:
-    width, count = codes.shape[1] * PANEL_ROWS, y.shape[1] // PANEL_ROWS
-    step = panels.panels_together(width, x.dtype)
-    block = torch.empty(min(step, count) * PANEL_ROWS, width, dtype=x.dtype)
+def _multiply_many(x: torch.Tensor, weight: Trellis, first: int, y: torch.Tensor) -> None:
+    count = y.shape[1] // PANEL_ROWS
+    step = panels.panels_together(weight.width, x.dtype)
+    block = torch.empty(min(step, count) * PANEL_ROWS, weight.width, dtype=x.dtype)
     for begin in range(0, count, step):
         end = min(begin + step, count)
-        weight = block[: (end - begin) * PANEL_ROWS]
-        _decode_rotated(weight, codes, scales, bits, window, (first + begin, first + end))
-        y[:, begin * PANEL_ROWS : end * PANEL_ROWS] = torch.nn.functional.linear(x, weight)
+        values = block[: (end - begin) * PANEL_ROWS]
+        _decode_rotated(values, weight, (first + begin, first + end))
+        y[:, begin * PANEL_ROWS : end * PANEL_ROWS] = torch.nn.functional.linear(x, values)
 
 
-def _panels(codes: torch.Tensor, row_signs: torch.Tensor | None, row_first: int, row_last: int) -> tuple[int, int]:
+def _panels(weight: Trellis, rows: Range) -> Range:
     """Panels that rows depend on: those that hold them, or, of rotated rows, their blocks."""
-    if codes.ndim != 3 or (row_signs is not None and row_signs.shape != (2 * codes.shape[0],)):
+    if weight.codes.ndim != 3 or (weight.row_signs is not None and weight.row_signs.shape != (2 * weight.panels,)):
         raise CodecError("the codes are not tiles of panels, or the signs of rows don't fit them")
-    unit = rotation_of(codes.shape[0] * PANEL_ROWS).block if row_signs is not None else PANEL_ROWS
-    return row_first // unit * unit // PANEL_ROWS, -(-row_last // unit) * unit // PANEL_ROWS
+    unit = rotation_of(weight.panels * PANEL_ROWS).block if weight.row_signs is not None else PANEL_ROWS
+    return rows[0] // unit * unit // PANEL_ROWS, -(-rows[1] // unit) * unit // PANEL_ROWS
 
 
 def _rotate(
@@ -181,18 +181,15 @@ def _side(signs: torch.Tensor | None, panels: int) -> _Side | None:
     return buffer(signs), buffer(hartley(odd)), odd, power
 
 
-def _decode_rotated(
-    values: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, bits: int, window: int, panels: tuple[int, int]
-) -> None:
-    weight = _weight(codes, scales, bits, window)
-    _call(_native.trellis_decode, *weight, panels, DTYPE_NAMES[values.dtype], buffer(values))
+def _decode_rotated(values: torch.Tensor, weight: Trellis, panels: Range) -> None:
+    _call(_native.trellis_decode, *_place(weight), panels, DTYPE_NAMES[values.dtype], buffer(values))
 
 
-def _weight(codes: torch.Tensor, scales: torch.Tensor, bits: int, window: int) -> _Place:
-    for name, part, dtype in (("codes", codes, torch.uint8), ("scales", scales, torch.bfloat16)):
+def _place(weight: Trellis) -> _Place:
+    for name, part, dtype in (("codes", weight.codes, torch.uint8), ("scales", weight.scales, torch.bfloat16)):
         if part.dtype != dtype or not part.is_contiguous() or not part.is_cpu:
             raise CodecError(f"the part {name} is not a contiguous {dtype} in main memory")
-    return buffer(codes), buffer(scales), bits, window, codes.shape[0], codes.shape[1]
+    return buffer(weight.codes), buffer(weight.scales), weight.bits, weight.window, *weight.codes.shape[:2]
 
 
 def _call(function: Any, *arguments: Any) -> None:
@@ -202,46 +199,4 @@ def _call(function: Any, *arguments: Any) -> None:
         raise CodecError(f"these trellis codes can't be read: {error}") from None
 
 
-def _fake_decode(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    column_signs: torch.Tensor | None,
-    row_signs: torch.Tensor | None,
-    bits: int,
-    window: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return codes.new_empty(row_last - row_first, column_last - column_first, dtype=dtype)
-
-
-def _fake_matmul(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    column_signs: torch.Tensor | None,
-    row_signs: torch.Tensor | None,
-    bits: int,
-    window: int,
-    bias: torch.Tensor | None,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-1], row_last - row_first)
-
-
-# PyTorch's own types leave these calls untyped.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "FRAGMENT")
-_WEIGHT = "Tensor codes, Tensor scales, Tensor? column_signs, Tensor? row_signs, int bits, int window"
-_LIBRARY.define(
-    f"trellis_decode({_WEIGHT}, SymInt row_first, SymInt row_last, SymInt column_first, SymInt column_last, "
-    "ScalarType dtype) -> Tensor"
-)
-_LIBRARY.define(f"trellis_matmul(Tensor x, {_WEIGHT}, Tensor? bias, SymInt row_first, SymInt row_last) -> Tensor")
-_LIBRARY.impl("trellis_decode", _decode, "CPU")
-_LIBRARY.impl("trellis_matmul", _matmul, "CPU")
-torch.library.register_fake("tilepress::trellis_decode", _fake_decode, lib=_LIBRARY)
-torch.library.register_fake("tilepress::trellis_matmul", _fake_matmul, lib=_LIBRARY)
+OPERATORS.implement("CPU", Trellis.built, _decode, _matmul)

@@ -8,52 +8,20 @@ float32 are left to PyTorch's matmul, with blocks of the rotated weight.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
 
 import torch
 
-from tilepress.kernels.cpu.trellis import weight_of
+from tilepress.kernels.cpu.trellis import OPERATORS, Trellis
+
+# The operators, which every device has.
+from tilepress.kernels.cpu.trellis import decode as decode
+from tilepress.kernels.cpu.trellis import matmul as matmul
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Float, Int, Launcher, Pointer, launcher
 from tilepress.kernels.cuda.panels import matmul_by_blocks, require_on, require_parts, require_rows, splits_of
-from tilepress.kernels.encoded import PANEL_ROWS, Encoded
+from tilepress.kernels.encoded import PANEL_ROWS
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.rotation import hartley, rotation_of
-
-
-class Trellis(NamedTuple):
-    """The parts and parameters of a weight, as the operators take them."""
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-    column_signs: torch.Tensor | None
-    row_signs: torch.Tensor | None
-    bits: int
-    window: int
-
-    @property
-    def panels(self) -> int:
-        """Panels of 16 rows."""
-        return self.codes.shape[0]
-
-    @property
-    def width(self) -> int:
-        """Columns in whole tiles."""
-        return self.codes.shape[1] * PANEL_ROWS
-
-
-def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
-    """Values of the range in `dtype`, bit-identical with the reference."""
-    return torch.ops.tilepress.trellis_decode(  # type: ignore[no-any-return]
-        *weight_of(encoded), rows.start, rows.stop, columns.start, columns.stop, dtype
-    )
-
-
-def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: range) -> torch.Tensor:
-    """`x @ weight[rows].T + bias`, accumulated in float32."""
-    return torch.ops.tilepress.trellis_matmul(  # type: ignore[no-any-return]
-        x, *weight_of(encoded), bias, rows.start, rows.stop
-    )
 
 
 def decode_on(
@@ -282,40 +250,9 @@ def _check(weight: Trellis, rows: tuple[int, int]) -> None:
     require_rows(rows, weight.panels)
 
 
-def _decode(
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    column_signs: torch.Tensor | None,
-    row_signs: torch.Tensor | None,
-    bits: int,
-    window: int,
-    row_first: int,
-    row_last: int,
-    column_first: int,
-    column_last: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    weight = Trellis(codes, scales, column_signs, row_signs, bits, window)
-    return decode_on(launcher(codes.device), weight, (row_first, row_last), (column_first, column_last), dtype)
-
-
-def _matmul(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    scales: torch.Tensor,
-    column_signs: torch.Tensor | None,
-    row_signs: torch.Tensor | None,
-    bits: int,
-    window: int,
-    bias: torch.Tensor | None,
-    row_first: int,
-    row_last: int,
-) -> torch.Tensor:
-    weight = Trellis(codes, scales, column_signs, row_signs, bits, window)
-    return matmul_on(launcher(x.device), x, weight, bias, (row_first, row_last))
-
-
-# The operators themselves, with their fakes, are defined beside the cpu kernels.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "IMPL")
-_LIBRARY.impl("trellis_decode", _decode, "CUDA")
-_LIBRARY.impl("trellis_matmul", _matmul, "CUDA")
+OPERATORS.implement(
+    "CUDA",
+    Trellis.built,
+    lambda weight, rows, columns, dtype: decode_on(launcher(weight.codes.device), weight, rows, columns, dtype),
+    lambda x, weight, bias, rows: matmul_on(launcher(x.device), x, weight, bias, rows),
+)

@@ -105,6 +105,20 @@ def test_verify_passes_what_is_whole_and_names_what_is_not(container: Path, llam
     assert [finding["name"] for finding in json.loads(report.stdout)["problems"]] == ["model.norm.weight"]
 
 
+def test_bench_times_models_and_says_what_native_steps_take(
+    llama: Path, container: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, compressed = json.loads(succeed("bench", llama, container, "--threads", 1, "--json"))
+    assert (dense["name"], compressed["name"]) == ("llama", "int4")
+    assert compressed["memory_bytes"] < dense["memory_bytes"]
+    assert dense["native_share"] == 0 < compressed["native_share"] < 1
+    monkeypatch.setenv("TILEPRESS_NATIVE", "0")
+    assert json.loads(succeed("bench", container, "--json"))[0]["native_share"] == 0
+    assert "decode tok/s" in succeed("bench", container)
+    assert run("bench", container, "--quiet").output == ""
+    assert "no-such" in refuse("bench", container, "no-such-model")
+
+
 def test_codecs_and_doctor_know_every_codec() -> None:
     names = [line["name"] for line in json.loads(succeed("codecs", "--json"))]
     assert names == ["none", "lossless", "zfp", "sz", "int", "nf4", "fp8", "mxfp4", "nvfp4", "trellis"]

@@ -13,7 +13,6 @@ from tilepress.kernels import CodecError, Encoded, parse_spec
 from tilepress.kernels.cpu.trellis import weight_of
 from tilepress.kernels.cuda import registry, trellis
 from tilepress.kernels.cuda.registry import Kernel
-from tilepress.kernels.cuda.trellis import Trellis
 from tilepress.kernels.layout.trellis import TrellisParams
 
 from . import cases, emulation
@@ -58,14 +57,14 @@ def decode(
 ) -> torch.Tensor:
     rows, columns = rows or range(encoded.rows), columns or range(encoded.columns)
     piece = (rows.start, rows.stop), (columns.start, columns.stop)
-    return trellis.decode_on(device, Trellis(*weight_of(encoded)), *piece, dtype)
+    return trellis.decode_on(device, weight_of(encoded), *piece, dtype)
 
 
 def matmul(
     device: Emulator, x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None = None, rows: range | None = None
 ) -> torch.Tensor:
     rows = rows or range(encoded.rows)
-    return trellis.matmul_on(device, x, Trellis(*weight_of(encoded)), bias, (rows.start, rows.stop))
+    return trellis.matmul_on(device, x, weight_of(encoded), bias, (rows.start, rows.stop))
 
 
 def excess(
@@ -121,7 +120,7 @@ def test_products_are_those_of_the_reference(spec: str) -> None:
 
 
 def kernel_of(encoded: Encoded, count: int) -> Kernel:
-    weight = Trellis(*weight_of(encoded))
+    weight = weight_of(encoded)
     return registry.trellis_multiply(weight.bits, weight.window, count)
 
 

@@ -431,10 +431,10 @@ def test_operators_pass_opcheck() -> None:
     for spec in ("trellis:bits=4", "trellis:bits=3,rotate=none"):
         weight = module.weight_of(hostile((40, 48), spec))
         operators = torch.ops.tilepress
-        torch.library.opcheck(operators.trellis_decode.default, (*weight, 3, 37, 5, 40, torch.bfloat16))
+        torch.library.opcheck(operators.trellis_decode.default, (*weight, 48, 3, 37, 5, 40, torch.bfloat16))
         for x in (torch.randn(2, 1, 48), torch.randn(20, 48).bfloat16()):
             bias = torch.randn(40, dtype=x.dtype)
-            torch.library.opcheck(operators.trellis_matmul.default, (x, *weight, bias, 0, 40))
+            torch.library.opcheck(operators.trellis_matmul.default, (x, *weight[:4], bias, *weight[4:], 0, 40))
 
 
 def test_a_layer_compiles_as_one_graph() -> None:
