@@ -60,7 +60,7 @@ lint: $(READY)
 	@echo "== lint: ruff, mypy, clang-format"
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(CUDA)
 
 clean:

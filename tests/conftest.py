@@ -23,7 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name not in ("sanitizers", "packaging"))
 
 
-def save_llama(folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.bfloat16, shard: str = "100KB") -> None:
+def save_llama(
+    folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.bfloat16, shard: str = "100KB", heads: int = 4
+) -> None:
     """Write a random LLaMA of two layers (about 0.5 MB in bfloat16) in several shards, with a byte-level tokenizer."""
     import tokenizers
     import transformers
@@ -34,7 +36,7 @@ def save_llama(folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.b
         hidden_size=96,
         intermediate_size=176,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=tied,
