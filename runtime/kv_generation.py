@@ -45,7 +45,7 @@ def _prepare_cache_for_generation(
 ) -> Any:
     """Put a `TilepressCache` where `generate` expects one, unless there is a cache or none is wanted."""
     kv = getattr(generation_config, "kv", None)
-    name = _name_of_cache(model)
+    name = cache_argument(model)
     if kv is not None and model_kwargs.get(name) is None and generation_config.use_cache is not False:
         model_kwargs[name] = TilepressCache(kv, config=model.config)
         if getattr(generation_config, "is_assistant", False):
@@ -53,6 +53,6 @@ def _prepare_cache_for_generation(
     return type(model)._prepare_cache_for_generation(model, generation_config, model_kwargs, *arguments, **options)
 
 
-def _name_of_cache(model: Any) -> str:
+def cache_argument(model: Any) -> str:
     """The argument of `forward` that takes a cache; Transformers has changed its name."""
     return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"

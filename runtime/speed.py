@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tilepress.formats.text import context_length
+from tilepress.runtime.kv_generation import cache_argument
 from tilepress.runtime.native_forward import NativeForward
 
 PROMPT_TOKENS = 256
@@ -53,6 +54,7 @@ def measure_speed(model: PreTrainedModel, tokens: torch.Tensor) -> Speed:
     decoded = max(1, min(DECODED_TOKENS, room // 2))
     prompt = tokens[: min(PROMPT_TOKENS, max(1, room - decoded))].to(model.device)[None]
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    cache = cache_argument(model)
     state: Any = None
 
     def prefill() -> None:
@@ -62,7 +64,7 @@ def measure_speed(model: PreTrainedModel, tokens: torch.Tensor) -> Speed:
     def decode() -> None:
         nonlocal state
         chosen = state.logits[:, -1:].argmax(-1)
-        state = model(input_ids=chosen, past_key_values=state.past_key_values, use_cache=True)
+        state = model(input_ids=chosen, use_cache=True, **{cache: state[cache]})
 
     with torch.inference_mode():
         passes = _time(prefill, _PREFILLS, model.device)
