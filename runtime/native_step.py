@@ -62,7 +62,7 @@ class Steps:
             CodecError: weights with damaged parts.
         """
         description, sequences = self._description, ids.shape[0]
-        if sequences > MOST_SEQUENCES or not ids.is_cpu or not panels.is_plain_call(ids):
+        if sequences > MOST_SEQUENCES or not panels.is_plain_call(ids):
             return None
         tokens: list[int] = ids[:, 0].tolist()
         if not all(0 <= token < self._embed.num_embeddings for token in tokens):

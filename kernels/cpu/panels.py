@@ -75,13 +75,14 @@ _graph_of_jit = torch._C._get_tracing_state
 
 
 def is_plain_call(x: torch.Tensor) -> bool:
-    """Whether nobody traces, transforms or watches operators now, so that one may be computed without being called.
+    """Whether x is in main memory and nobody traces, transforms or watches operators, so that none need be called.
 
     A call through PyTorch's dispatcher takes longer than all else that Python does for a product.
     """
     return (
         not torch.compiler.is_compiling()
         and type(x) is torch.Tensor
+        and x.is_cpu
         and not _modes()
         and not _is_transformed(x)
         and _graph_of_jit() is None

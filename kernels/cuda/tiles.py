@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from tilepress.kernels.cpu.tiles import OPERATORS, Parts, TileCode, parts_of
+from tilepress.kernels.cpu.tiles import OPERATORS, Parts, TileCode
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Int, Launcher, Pointer, launcher
 from tilepress.kernels.cuda.panels import (
@@ -21,24 +21,11 @@ from tilepress.kernels.cuda.panels import (
     splits_of,
     whole_tiles,
 )
-from tilepress.kernels.encoded import PANEL_ROWS, Encoded
+from tilepress.kernels.encoded import PANEL_ROWS
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout import tiles as layout
-from tilepress.kernels.operators import Described
 
 _SCALE_DTYPES = {"bfloat16": torch.bfloat16, "e8m0": torch.uint8, "e4m3": torch.uint8}
-
-
-def decode_encoded(encoded: Encoded, code: TileCode, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
-    """The operator `tiles_decode` of a tensor: values of the range, `dtype` [len(rows), len(columns)]."""
-    return OPERATORS.decode(Described(parts_of(encoded), code, encoded.columns), rows, columns, dtype)
-
-
-def matmul_encoded(
-    x: torch.Tensor, encoded: Encoded, code: TileCode, bias: torch.Tensor | None, rows: range
-) -> torch.Tensor:
-    """The operator `tiles_matmul` of a tensor: `x @ weight[rows].T + bias`."""
-    return OPERATORS.matmul(x, Described(parts_of(encoded), code, encoded.columns), bias, rows)
 
 
 def decode(
@@ -112,16 +99,14 @@ def matmul(
     require_on(parts.codes, "x", x)
     vectors = x.reshape(batch.numel(), width).contiguous()
     count = len(vectors)
-    is_many = count > registry.MOST_VECTORS
-    if is_many and x.dtype not in registry.HALF_DTYPES:
+    if count > registry.MOST_VECTORS and x.dtype not in registry.HALF_DTYPES:
         y = matmul_by_blocks(
             vectors, lambda piece: decode(device, parts, code, width, piece, (0, width), x.dtype), bias, rows
         )
     else:
         y = x.new_empty((count, height))
         if y.numel():
-            multiply = _multiply_many if is_many else _multiply
-            multiply(device, vectors, parts, bias, code, rows, y)
+            _multiply(device, vectors, parts, bias, code, rows, y)
     return y.reshape(*batch, height)
 
 
@@ -135,48 +120,16 @@ def _multiply(
     y: torch.Tensor,
 ) -> None:
     (count, width), tiles, height = x.shape, parts.codes.shape[1], rows[1] - rows[0]
-    panels = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
-    splits = splits_of(panels, -(-tiles // registry.STAGE_TILES), device.multiprocessors)
-    partials = x.new_empty((splits, count, height), dtype=torch.float32) if splits > 1 else None
-    x = whole_tiles(x, tiles)
-    device.launch(
-        registry.tiles_multiply(code, x.dtype),
-        (panels, splits),
-        (
-            Pointer(x),
-            *_pointers(parts),
-            Pointer(bias),
-            Pointer(y),
-            Pointer(partials),
-            Int(count),
-            Int(tiles),
-            Int(layout.groups(width, code.group)),
-            Int(code.group // layout.TILE or max(1, tiles)),
-            Int(rows[0]),
-            Int(rows[1]),
-        ),
-    )
-    if partials is not None:
-        _add_splits(device, partials, bias, y)
-
-
-def _multiply_many(
-    device: Launcher,
-    x: torch.Tensor,
-    parts: Parts,
-    bias: torch.Tensor | None,
-    code: TileCode,
-    rows: tuple[int, int],
-    y: torch.Tensor,
-) -> None:
-    (count, width), tiles, height = x.shape, parts.codes.shape[1], rows[1] - rows[0]
-    panels = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
-    blocks = -(-panels // registry.BLOCK_PANELS) * -(-count // registry.TILES_BLOCK_VECTORS)
+    blocks = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
+    kernel = registry.tiles_multiply(code, x.dtype)
+    if count > registry.MOST_VECTORS:
+        blocks = -(-blocks // registry.BLOCK_PANELS) * -(-count // registry.TILES_BLOCK_VECTORS)
+        kernel = registry.tiles_multiply_many(code, x.dtype)
     splits = splits_of(blocks, -(-tiles // registry.STAGE_TILES), device.multiprocessors)
     partials = x.new_empty((splits, count, height), dtype=torch.float32) if splits > 1 else None
     x = whole_tiles(x, tiles)
     device.launch(
-        registry.tiles_multiply_many(code, x.dtype),
+        kernel,
         (blocks, splits),
         (
             Pointer(x),

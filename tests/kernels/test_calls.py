@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 
 import pytest
@@ -42,6 +43,18 @@ def test_parts_that_no_longer_fit_are_refused_by_the_next_call(spec: str) -> Non
     encoded.parts["codes"].data = encoded.parts["codes"][:-1].clone()
     with pytest.raises(CodecError):
         matmul(x, encoded)
+
+
+@pytest.mark.parametrize("spec", (*SPECS, "lossless", "sz:abs=1e-3", "zfp:rate=8", "trellis:bits=4,window=12"))
+def test_what_a_gpu_multiplies_goes_through_the_operator(spec: str) -> None:
+    encoded = encode(weight(1), spec)
+    elsewhere = {name: part.to("meta") for name, part in encoded.parts.items()}
+    there = Encoded(encoded.params, encoded.shape, encoded.dtype, elsewhere)
+    on_gpu = importlib.import_module(f"tilepress.kernels.cuda.{encoded.codec}")
+    # Of a device without kernels, an operator gives what it says of shape and dtype; native code would be refused.
+    y = on_gpu.matmul(torch.randn(2, 32, device="meta"), there, None, range(3, 40))
+    assert (y.device.type, y.shape) == ("meta", (2, 37))
+    assert on_gpu.decode(there, range(3, 40), range(32), torch.float16).shape == (37, 32)
 
 
 def test_nothing_outside_of_main_memory_reaches_native_code() -> None:
