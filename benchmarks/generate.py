@@ -27,6 +27,7 @@ import torch
 # Transformers takes any module `kernels` on the path for a package that it can use, and imports it: this one must not
 # import Transformers then.
 if __name__ == "__main__":
+    from timing import seconds_a_token
     from transformers import AutoModelForCausalLM
 
     import tilepress
@@ -36,7 +37,6 @@ if __name__ == "__main__":
 
 SPECS = ("int:bits=4", "nf4", "fp8", "lossless", "none")
 DENSE = "bfloat16"
-PROMPT_TOKENS = 16
 
 Clock = Callable[[], float]
 
@@ -119,21 +119,8 @@ def measure(models: dict[str, Any], tokens: int, runs: int, clock: Clock) -> lis
 
 def times_of_token(model: Any, tokens: int, clock: Clock, native: bool) -> tuple[float, float]:
     """Seconds of a token after the first, which waits for the prompt, and those of its native step."""
-    prompt = torch.arange(100, 100 + PROMPT_TOKENS)[None]
-    times: list[float] = []
     with mock.patch.dict(os.environ, {SWITCH: str(int(native))}), watched_steps(clock) as steps:
-        for count in (1, tokens + 1):
-            begin = clock()
-            model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                min_new_tokens=count,
-                max_new_tokens=count,
-                do_sample=False,
-                pad_token_id=0,
-            )
-            times.append(clock() - begin)
-    return (times[1] - times[0]) / tokens, sum(steps) / tokens
+        return seconds_a_token(model, tokens, clock), sum(steps) / tokens
 
 
 @contextmanager

@@ -300,6 +300,7 @@ def copy_bandwidth(runs: int) -> float:
 
 def model_speeds(checkpoint: Path, specs: Sequence[str], tokens: int, runs: int) -> list[Speed]:
     """Of a checkpoint in bfloat16 and compressed; models take turns."""
+    from timing import seconds_a_token
     from transformers import AutoModelForCausalLM
 
     import tilepress
@@ -313,28 +314,14 @@ def model_speeds(checkpoint: Path, specs: Sequence[str], tokens: int, runs: int)
         best = dict.fromkeys(models, 0.0)
         for _ in range(runs):
             for name, model in models.items():
-                best[name] = max(best[name], tokens_a_second(model, tokens))
+                best[name] = max(best[name], 1 / seconds_a_token(model, tokens, _clock))
     return [Speed(name, speed) for name, speed in best.items()]
 
 
-def tokens_a_second(model: Any, tokens: int) -> float:
-    """Of tokens after the first, which waits for the prompt."""
-    prompt = torch.arange(100, 116, device="cuda")[None]
-    seconds: list[float] = []
-    for count in (1, tokens + 1):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            min_new_tokens=count,
-            max_new_tokens=count,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return tokens / (seconds[1] - seconds[0])
+def _clock() -> float:
+    """Seconds, once the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _cache() -> int:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+PROMPT_TOKENS = 16
 
 Clock = Callable[[], float]
 
@@ -24,3 +29,21 @@ def best_of(
 def seconds_of(action: Callable[[], object], runs: int) -> float:
     """The processor's seconds of the fastest of `runs` runs."""
     return best_of({"": action}, runs)[""]
+
+
+def seconds_a_token(model: Any, tokens: int, clock: Clock = time.perf_counter) -> float:
+    """Of greedy generation, the mean over `tokens` tokens after the first, which waits for the prompt."""
+    prompt = torch.arange(100, 100 + PROMPT_TOKENS, device=model.device)[None]
+    seconds: list[float] = []
+    for count in (1, tokens + 1):
+        begin = clock()
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            min_new_tokens=count,
+            max_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        seconds.append(clock() - begin)
+    return (seconds[1] - seconds[0]) / tokens

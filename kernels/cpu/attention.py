@@ -22,8 +22,7 @@ MOST_QUERIES = 8
 def is_for(query: torch.Tensor, store: KvStore) -> bool:
     """Whether `attend` takes this call; it has no gradient."""
     return (
-        query.is_cpu
-        and store.params.codec in CODES
+        store.params.codec in CODES
         and query.shape[2] <= MOST_QUERIES
         and query.dtype in DTYPE_NAMES
         and not (torch.is_grad_enabled() and query.requires_grad)
