@@ -16,6 +16,10 @@ TORCH ?= torch==2.13.0
 PYTEST_FLAGS ?= -n 2
 FUZZ_SECONDS ?= 600
 
+# Bytecode is made of what is imported, once, and not of thousands of modules that nobody imports.
+export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(wildcard kernels/cpu/*.cpp kernels/cpu/*.hpp)

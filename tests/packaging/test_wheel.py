@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import sysconfig
@@ -61,9 +62,11 @@ def wheel(archive: Path) -> Path:
     with tarfile.open(archive) as opened:
         opened.extractall(folder, filter="data")
     source = folder / archive.name.removesuffix(".tar.gz")
-    # What is asked here is what a wheel holds, that it runs, and that it compiles for what this machine lacks, too.
-    quick = "--config-setting=cmake.define.TILEPRESS_OPTIMIZATION=-O0"
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", quick, "--outdir", folder, source, cwd=folder)
+    # What is asked here is what a wheel holds, that it runs, and that it compiles for what few machines have, too.
+    sets = "portable;avx512" if platform.machine() in ("x86_64", "AMD64") else "all"
+    settings = {"TILEPRESS_OPTIMIZATION": "-O0", "TILEPRESS_INSTRUCTION_SETS": sets}
+    quick = [f"--config-setting=cmake.define.{name}={value}" for name, value in settings.items()]
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", *quick, "--outdir", folder, source, cwd=folder)
     return next(folder.glob("*.whl"))
 
 
