@@ -48,7 +48,7 @@ def dense(weight: torch.Tensor) -> Stored:
 def tiles(spec: str, weight: torch.Tensor) -> Stored:
     """Fixed-rate tiles of a codec spec."""
     encoded = encode(weight, spec)
-    code = importlib.import_module(f"tilepress.kernels.cpu.{encoded.codec}").code_of(encoded)
+    code = importlib.import_module(f"tilepress.kernels.cpu.{encoded.codec}").CODEC.code_of(encoded.params)
     rows, columns = range(encoded.rows), range(encoded.columns)
     return Stored(
         spec,

@@ -50,7 +50,7 @@ def tiny_values(shape: tuple[int, ...]) -> torch.Tensor:
 
 def code_of(encoded: Encoded) -> TileCode:
     """What the tiles of a tensor hold."""
-    code: TileCode = importlib.import_module(f"tilepress.kernels.cpu.{encoded.codec}").code_of(encoded)
+    code: TileCode = importlib.import_module(f"tilepress.kernels.cpu.{encoded.codec}").CODEC.code_of(encoded.params)
     return code
 
 

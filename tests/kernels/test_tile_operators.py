@@ -136,7 +136,7 @@ def test_an_instruction_set_that_is_not_there_is_named(monkeypatch: pytest.Monke
 def test_operators_pass_opcheck(spec: str) -> None:
     encoded = encode(values((40, 48)), spec)
     module = importlib.import_module(f"tilepress.kernels.cpu.{encoded.codec}")
-    code = module.code_of(encoded)
+    code = module.CODEC.code_of(encoded.params)
     weight = tiles.parts_of(encoded)
     torch.library.opcheck(torch.ops.tilepress.tiles_decode.default, (*weight, *code, 48, 3, 37, 5, 40, torch.bfloat16))
     for x in (torch.randn(2, 1, 48), torch.randn(20, 48).bfloat16()):
