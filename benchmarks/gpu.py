@@ -168,9 +168,7 @@ def contestants(weight: torch.Tensor, specs: Sequence[str]) -> list[Contestant]:
         try:
             made = peer(weight)
             copies = [made.make() for _ in range(copies_beyond(cache, made.weight_bytes))]
-        except ImportError:
-            continue
-        except Exception as problem:  # Packages raise anything where they lack a kernel for this GPU.
+        except Exception as problem:  # Not installed, or anything that packages raise where they lack a kernel.
             print(f"{peer.__name__}: {type(problem).__name__}: {problem}".splitlines()[0], file=sys.stderr)
             continue
         found.append(Contestant(made.name, copies, made.weight_bytes, made.multiply))

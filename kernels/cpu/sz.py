@@ -31,7 +31,7 @@ def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) ->
     Raises:
         CodecError: parts that are damaged or don't fit the tensor's shape.
     """
-    return OPERATORS.decode(_described(encoded), rows, columns, dtype)
+    return OPERATORS.decode(described(encoded), rows, columns, dtype)
 
 
 def decode_into(values: torch.Tensor, encoded: Encoded, rows: range, columns: range) -> None:
@@ -53,7 +53,7 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     if panels.is_plain_call(x):
         weight = panels.weight_of(encoded, lambda: _weight_of(encoded))
         return panels.matmul(x, weight, bias, (rows.start, rows.stop))
-    return OPERATORS.matmul(x, _described(encoded), bias, rows)
+    return OPERATORS.matmul(x, described(encoded), bias, rows)
 
 
 def weight(encoded: Encoded) -> _native.Weight:
@@ -61,14 +61,15 @@ def weight(encoded: Encoded) -> _native.Weight:
     return _native.sz_weight(instruction_set(), _weight_of(encoded).parts)
 
 
-def _described(encoded: Encoded) -> Described:
+def described(encoded: Encoded) -> Described:
+    """A weight as the operators take it."""
     parts, predictor = encoded.parts, cast(SzParams, encoded.params).predictor
     tensors = parts["payload"], parts["offsets"], parts["table"]
     return Described(tensors, (predictor, encoded.dtype, encoded.rows), encoded.columns)
 
 
 def _weight_of(encoded: Encoded) -> panels.NativeWeight:
-    return _described(encoded).build(_weight)
+    return described(encoded).build(_weight)
 
 
 def _weight(

@@ -29,7 +29,7 @@ def decode(encoded: Encoded, rows: range, columns: range, dtype: torch.dtype) ->
     Raises:
         CodecError: parts that don't fit the tensor's shape.
     """
-    return OPERATORS.decode(_described(encoded), rows, columns, dtype)
+    return OPERATORS.decode(described(encoded), rows, columns, dtype)
 
 
 def decode_into(values: torch.Tensor, encoded: Encoded, rows: range, columns: range) -> None:
@@ -51,7 +51,7 @@ def matmul(x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None, rows: r
     if panels.is_plain_call(x):
         weight = panels.weight_of(encoded, lambda: _weight_of(encoded))
         return panels.matmul(x, weight, bias, (rows.start, rows.stop))
-    return OPERATORS.matmul(x, _described(encoded), bias, rows)
+    return OPERATORS.matmul(x, described(encoded), bias, rows)
 
 
 def weight(encoded: Encoded) -> _native.Weight:
@@ -86,13 +86,14 @@ def mode_of(params: object) -> tuple[str, float]:
     return next(((name, float(value)) for name, value in options.items() if value is not None), ("reversible", 0.0))
 
 
-def _described(encoded: Encoded) -> Described:
+def described(encoded: Encoded) -> Described:
+    """A weight as the operators take it."""
     tensors = encoded.parts["payload"], encoded.parts["offsets"]
     return Described(tensors, (*mode_of(encoded.params), encoded.rows), encoded.columns)
 
 
 def _weight_of(encoded: Encoded) -> panels.NativeWeight:
-    return _described(encoded).build(_weight)
+    return described(encoded).build(_weight)
 
 
 def _weight(

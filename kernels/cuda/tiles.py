@@ -6,7 +6,7 @@ rows in float32 are left to PyTorch's matmul, with blocks of decoded rows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,21 +28,29 @@ from tilepress.kernels.layout import tiles as layout
 _SCALE_DTYPES = {"bfloat16": torch.bfloat16, "e8m0": torch.uint8, "e4m3": torch.uint8}
 
 
-def decode(
-    device: Launcher,
-    parts: Parts,
-    code: TileCode,
-    width: int,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    dtype: torch.dtype,
+class Tiles(NamedTuple):
+    """A weight as the operators take it."""
+
+    parts: Parts
+    code: TileCode
+    width: int
+
+    @classmethod
+    def built(cls, *described: Any) -> Tiles:
+        """From what `Described` holds."""
+        return cls(Parts(*described[:4]), TileCode(*described[4:8]), described[8])
+
+
+def decode_on(
+    device: Launcher, weight: Tiles, rows: tuple[int, int], columns: tuple[int, int], dtype: torch.dtype
 ) -> torch.Tensor:
-    """Values of a range of a weight of `width` columns, `dtype` [rows, columns].
+    """Values of a range, `dtype` [rows, columns].
 
     Raises:
         CodecError: parts that don't fit each other or the range.
     """
-    _check(parts, code, width, rows)
+    _check(weight, rows)
+    parts, code, width = weight
     if not 0 <= columns[0] <= columns[1] <= width:
         raise CodecError(f"there are no columns {columns[0]} to {columns[1]} in {width}")
     height, count = rows[1] - rows[0], columns[1] - columns[0]
@@ -76,50 +84,43 @@ def decode(
     return values
 
 
-def matmul(
-    device: Launcher,
-    x: torch.Tensor,
-    parts: Parts,
-    bias: torch.Tensor | None,
-    code: TileCode,
-    rows: tuple[int, int],
+def matmul_on(
+    device: Launcher, x: torch.Tensor, weight: Tiles, bias: torch.Tensor | None, rows: tuple[int, int]
 ) -> torch.Tensor:
     """`x @ weight[rows].T + bias`: [..., columns] -> [..., rows] in the dtype of x.
 
     Raises:
         CodecError: parts or a bias that don't fit.
     """
-    batch, width, height = x.shape[:-1], x.shape[-1], rows[1] - rows[0]
-    _check(parts, code, width, rows)
+    batch, width, height, codes = x.shape[:-1], weight.width, rows[1] - rows[0], weight.parts.codes
+    _check(weight, rows)
     if bias is not None:
-        require_on(parts.codes, "the bias", bias)
+        require_on(codes, "the bias", bias)
         if bias.shape != (height,):
             raise CodecError(f"a bias of shape {tuple(bias.shape)} does not fit {height} rows")
         bias = bias.to(x.dtype).contiguous()
-    require_on(parts.codes, "x", x)
+    require_on(codes, "x", x)
     vectors = x.reshape(batch.numel(), width).contiguous()
     count = len(vectors)
     if count > registry.MOST_VECTORS and x.dtype not in registry.HALF_DTYPES:
-        y = matmul_by_blocks(
-            vectors, lambda piece: decode(device, parts, code, width, piece, (0, width), x.dtype), bias, rows
-        )
+        y = matmul_by_blocks(vectors, lambda piece: decode_on(device, weight, piece, (0, width), x.dtype), bias, rows)
     else:
         y = x.new_empty((count, height))
         if y.numel():
-            _multiply(device, vectors, parts, bias, code, rows, y)
+            _multiply(device, vectors, weight, bias, rows, y)
     return y.reshape(*batch, height)
 
 
 def _multiply(
     device: Launcher,
     x: torch.Tensor,
-    parts: Parts,
+    weight: Tiles,
     bias: torch.Tensor | None,
-    code: TileCode,
     rows: tuple[int, int],
     y: torch.Tensor,
 ) -> None:
-    (count, width), tiles, height = x.shape, parts.codes.shape[1], rows[1] - rows[0]
+    parts, code, width = weight
+    count, tiles, height = len(x), parts.codes.shape[1], rows[1] - rows[0]
     blocks = -(-rows[1] // PANEL_ROWS) - rows[0] // PANEL_ROWS
     kernel = registry.tiles_multiply(code, x.dtype)
     if count > registry.MOST_VECTORS:
@@ -161,8 +162,9 @@ def _pointers(parts: Parts) -> tuple[Pointer, ...]:
     return tuple(map(Pointer, parts))
 
 
-def _check(parts: Parts, code: TileCode, width: int, rows: tuple[int, int]) -> None:
+def _check(weight: Tiles, rows: tuple[int, int]) -> None:
     """Raise `CodecError` unless kernels may read these parts."""
+    parts, code, width = weight
     panels = parts.codes.shape[0] if parts.codes.ndim else 0
     require_rows(rows, panels)
     if code.group % layout.TILE or code.group < 0:
@@ -180,17 +182,9 @@ def _check(parts: Parts, code: TileCode, width: int, rows: tuple[int, int]) -> N
         raise CodecError("e4m3 scales, and no others, come with a global scale")
 
 
-class _Weight(NamedTuple):
-    parts: Parts
-    code: TileCode
-    width: int
-
-
 OPERATORS.implement(
     "CUDA",
-    lambda *described: _Weight(Parts(*described[:4]), TileCode(*described[4:8]), described[8]),
-    lambda weight, rows, columns, dtype: decode(
-        launcher(weight.parts.codes.device), weight.parts, weight.code, weight.width, rows, columns, dtype
-    ),
-    lambda x, weight, bias, rows: matmul(launcher(x.device), x, weight.parts, bias, weight.code, rows),
+    Tiles.built,
+    lambda weight, rows, columns, dtype: decode_on(launcher(weight.parts.codes.device), weight, rows, columns, dtype),
+    lambda x, weight, bias, rows: matmul_on(launcher(x.device), x, weight, bias, rows),
 )

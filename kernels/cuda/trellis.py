@@ -8,6 +8,7 @@ float32 are left to PyTorch's matmul, with blocks of the rotated weight.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 
@@ -216,15 +217,10 @@ def _rotate(
     return mixed
 
 
-_tables: dict[tuple[int, torch.device], torch.Tensor] = {}
-
-
+@cache
 def _table(odd: int, device: torch.device) -> torch.Tensor:
     """The Hartley matrix on a device, where it stays: a copy for each call would be no part of a CUDA graph."""
-    key = odd, device
-    if key not in _tables:
-        _tables[key] = hartley(odd).to(device)
-    return _tables[key]
+    return hartley(odd).to(device)
 
 
 def _panels(weight: Trellis, rows: tuple[int, int]) -> tuple[int, int]:

@@ -71,7 +71,7 @@ class Emulator:
         kernels: those that can be launched, of which the environment may choose some.
         mode: how they are compiled; as the environment says.
         sources: the folder that they are in; as the environment says, where mistakes have been planted.
-        order, seed: of the threads.
+        order, seed: of the threads; the order as the environment says.
         orders_blocks: False makes the blocks of a grid concurrent for ThreadSanitizer; as the environment says.
         multiprocessors: how many the emulated GPU has.
         launched: kernels that have been launched.
@@ -80,7 +80,7 @@ class Emulator:
     kernels: Sequence[Kernel]
     mode: Mode = MODES[os.environ.get("TILEPRESS_EMULATOR", "")]
     sources: Path = Path(os.environ.get("TILEPRESS_EMULATOR_SOURCES", SOURCES))
-    order: Order = Order.SHUFFLED
+    order: Order = Order[os.environ.get("TILEPRESS_EMULATOR_ORDER", "SHUFFLED")]
     seed: int = 0
     orders_blocks: bool = os.environ.get("TILEPRESS_EMULATOR_BLOCKS") != "concurrent"
     multiprocessors: int = 4

@@ -38,10 +38,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A cubin, and each kernel's usage by the expression that was asked for."""
+    """A cubin, and of each kernel, by the expression that was asked for, its usage and its name there."""
 
     cubin: bytes
     usage: dict[str, Usage]
+    names: dict[str, str]
 
 
 @cache
@@ -83,7 +84,8 @@ def compile_kernels(text: str, expressions: Sequence[str], architecture: str, op
         missing = [expression for expression, name in names.items() if name not in usage]
         if missing:
             raise CompileError(f"nothing was compiled of {', '.join(missing)}\n{log}")
-        return Compiled(_buffer(program, "CUBIN"), {expression: usage[name] for expression, name in names.items()})
+        of_each = {expression: usage[name] for expression, name in names.items()}
+        return Compiled(_buffer(program, "CUBIN"), of_each, names)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -198,7 +198,8 @@ def bounds(product: Product) -> list[Bound]:
     for gpu in GPUS:
         text, options = source_text(kernel.source), (*OPTIONS, *CUPY_OPTIONS)
         cubin = nvrtc.compile_kernels(text, [kernel.expression], gpu.architecture, options).cubin
-        found.append(bound(product, loop_of(sass.disassembled(cubin), tiles), gpu))
+        (code,) = sass.disassembled(cubin).values()
+        found.append(bound(product, loop_of(code, tiles), gpu))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,11 +22,13 @@ def why_not() -> str:
     return "" if _program() else "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"
 
 
-def disassembled(cubin: bytes) -> str:
-    """The machine code as text."""
+def disassembled(cubin: bytes) -> dict[str, str]:
+    """The machine code of each kernel as text, by its name in the cubin."""
     program = _program()
     assert program is not None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([program, "-c", file.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run([program, "-c", file.name], capture_output=True, text=True, check=True).stdout
+    _, *pieces = re.split(r"^\.text\.(\w+):$", text, flags=re.MULTILINE)
+    return dict(zip(pieces[::2], pieces[1::2], strict=True))

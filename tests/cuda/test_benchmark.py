@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tilepress.kernels import decode
 from tilepress.kernels.cuda import launch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_benchmark", module)
-    spec.loader.exec_module(module)
-    return module
+    return script("gpu", monkeypatch)
 
 
 def test_without_a_gpu_one_sentence_says_so(
@@ -71,3 +77,21 @@ def test_a_row_of_the_table_has_bandwidth_and_its_shares(gpu: ModuleType) -> Non
     of_decoding = gpu.figures("nf4", "decode", 1e-3, 1_000_000_000, 4000.0, None, False)
     assert gpu.line(of_decoding).endswith("0.25             launched from Python")
     assert len(gpu.HEAD.split()) == 6
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("package", ("bitsandbytes", "hqq", "torchao"))
+def test_peers_take_a_weight_where_they_are_installed(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU; torchao, which has no kernel for it, on tensors without values."""
+    pytest.importorskip(package)
+    peer = getattr(script("gpu_peers", monkeypatch), package)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    with torch.no_grad(), FakeTensorMode() if package == "torchao" else nullcontext():
+        weight, x = torch.randn(64, 1024) * 0.02, torch.randn(3, 1024).bfloat16()
+        made = peer(weight, "cpu")
+        found = made.multiply(x, made.make())
+        assert (found.shape, found.dtype) == ((3, 64), torch.bfloat16)
+        assert made.weight_bytes == 64 * (1024 // 2 + 1024 // 64 * 4)
+        if package != "torchao":
+            wanted = x.float() @ weight.T
+            assert (found - wanted).norm() < 0.15 * wanted.norm()

@@ -9,10 +9,12 @@ import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, Encoded
+from tilepress.kernels.cpu.lossless import described
 from tilepress.kernels.cuda import lossless, registry
 from tilepress.kernels.cuda.lossless import Lossless
 
 from . import cases, emulation
+from .calls import Calls
 from .cases import DTYPE_LIST, any_bits, are_same, reference, with_parts
 from .emulation import Emulator, Order
 
@@ -50,22 +52,11 @@ def tensors(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def weight_of(encoded: Encoded) -> Lossless:
-    parts = encoded.parts
-    return Lossless(parts["payload"], parts["offsets"], parts["table"], encoded.dtype, encoded.rows, encoded.columns)
+    return described(encoded).build(Lossless)
 
 
-def decode(
-    device: Emulator, encoded: Encoded, dtype: torch.dtype, rows: range | None = None, columns: range | None = None
-) -> torch.Tensor:
-    rows, columns = rows or range(encoded.rows), columns or range(encoded.columns)
-    return lossless.decode_on(device, weight_of(encoded), (rows.start, rows.stop), (columns.start, columns.stop), dtype)
-
-
-def matmul(
-    device: Emulator, x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None = None, rows: range | None = None
-) -> torch.Tensor:
-    rows = rows or range(encoded.rows)
-    return lossless.matmul_on(device, x, weight_of(encoded), bias, (rows.start, rows.stop))
+CALLS = Calls(lossless, weight_of)
+decode, matmul = CALLS.decode, CALLS.matmul
 
 
 def same_bits(found: torch.Tensor, wanted: torch.Tensor) -> bool:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import cast
 
 import pytest
 import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, Encoded
+from tilepress.kernels.cpu.sz import described
 from tilepress.kernels.cuda import registry, sz
 from tilepress.kernels.cuda.sz import Sz
-from tilepress.kernels.layout.sz import SzParams
 
 from . import cases, emulation
+from .calls import Calls
 from .cases import DTYPE_LIST, are_same, reference, with_parts
 from .emulation import Emulator, Order
 
@@ -47,17 +47,11 @@ def pairs(device: Emulator) -> list[tuple[torch.dtype, torch.dtype]]:
 
 
 def weight_of(encoded: Encoded) -> Sz:
-    parts, predictor = encoded.parts, cast(SzParams, encoded.params).predictor
-    return Sz(
-        parts["payload"], parts["offsets"], parts["table"], predictor, encoded.dtype, encoded.rows, encoded.columns
-    )
+    return described(encoded).build(Sz)
 
 
-def decode(
-    device: Emulator, encoded: Encoded, dtype: torch.dtype, rows: range | None = None, columns: range | None = None
-) -> torch.Tensor:
-    rows, columns = rows or range(encoded.rows), columns or range(encoded.columns)
-    return sz.decode_on(device, weight_of(encoded), (rows.start, rows.stop), (columns.start, columns.stop), dtype)
+CALLS = Calls(sz, weight_of)
+decode, matmul = CALLS.decode, CALLS.matmul
 
 
 def values(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:

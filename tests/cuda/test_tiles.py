@@ -11,8 +11,10 @@ from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, Encoded
 from tilepress.kernels.cpu.tiles import parts_of
 from tilepress.kernels.cuda import registry, tiles
+from tilepress.kernels.cuda.tiles import Tiles
 
 from . import cases, emulation
+from .calls import Calls
 from .cases import DTYPE_LIST, MORE_SHAPES, SHAPES, TILE_SPECS, are_same, code_of, encoded_values, reference
 from .emulation import Emulator, LaunchError, Order
 
@@ -27,19 +29,12 @@ def emulator(*, is_whole: bool) -> Emulator:
     return Emulator(ALL if is_whole else SOME)
 
 
-def decode(
-    device: Emulator, encoded: Encoded, dtype: torch.dtype, rows: range | None = None, columns: range | None = None
-) -> torch.Tensor:
-    rows, columns = rows or range(encoded.rows), columns or range(encoded.columns)
-    piece = (rows.start, rows.stop), (columns.start, columns.stop)
-    return tiles.decode(device, parts_of(encoded), code_of(encoded), encoded.columns, *piece, dtype)
+def weight_of(encoded: Encoded) -> Tiles:
+    return Tiles(parts_of(encoded), code_of(encoded), encoded.columns)
 
 
-def matmul(
-    device: Emulator, x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None = None, rows: range | None = None
-) -> torch.Tensor:
-    rows = rows or range(encoded.rows)
-    return tiles.matmul(device, x, parts_of(encoded), bias, code_of(encoded), (rows.start, rows.stop))
+CALLS = Calls(tiles, weight_of)
+decode, matmul = CALLS.decode, CALLS.matmul
 
 
 def dtypes_of(device: Emulator, spec: str, template: str) -> list[torch.dtype]:

@@ -9,11 +9,12 @@ import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, Encoded
-from tilepress.kernels.cpu.zfp import mode_of
+from tilepress.kernels.cpu.zfp import described
 from tilepress.kernels.cuda import registry, zfp
 from tilepress.kernels.cuda.zfp import Zfp
 
 from . import cases, emulation
+from .calls import Calls
 from .cases import DTYPE_LIST, are_same, reference, with_parts
 from .emulation import Emulator, Order
 
@@ -45,22 +46,11 @@ def decode_dtypes(device: Emulator, mode: str) -> list[torch.dtype]:
 
 
 def weight_of(encoded: Encoded) -> Zfp:
-    parts = encoded.parts
-    return Zfp(parts["payload"], parts["offsets"], *mode_of(encoded.params), encoded.rows, encoded.columns)
+    return described(encoded).build(Zfp)
 
 
-def decode(
-    device: Emulator, encoded: Encoded, dtype: torch.dtype, rows: range | None = None, columns: range | None = None
-) -> torch.Tensor:
-    rows, columns = rows or range(encoded.rows), columns or range(encoded.columns)
-    return zfp.decode_on(device, weight_of(encoded), (rows.start, rows.stop), (columns.start, columns.stop), dtype)
-
-
-def matmul(
-    device: Emulator, x: torch.Tensor, encoded: Encoded, bias: torch.Tensor | None = None, rows: range | None = None
-) -> torch.Tensor:
-    rows = rows or range(encoded.rows)
-    return zfp.matmul_on(device, x, weight_of(encoded), bias, (rows.start, rows.stop))
+CALLS = Calls(zfp, weight_of)
+decode, matmul = CALLS.decode, CALLS.matmul
 
 
 def tensors(shape: tuple[int, int], mode: str) -> list[torch.Tensor]:
