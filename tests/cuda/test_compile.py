@@ -28,7 +28,6 @@ SOME = {
     "sm_90": (
         "tiles_decode<E2m1, E4m3Scale, Float32>",
         "tiles_multiply_many<Integer<3>, Bfloat16Scale, Float16>",
-        "trellis_multiply<Bits<4>, Window<16>, Sets<1>>",
         "sz_values<Bfloat16, Float32>",
     ),
     "sm_100": (
@@ -41,8 +40,8 @@ SOME = {
 }
 """Labels of those that the quick pass compiles."""
 
-SCALAR_PRODUCTS = ("lossless_multiply", "zfp_multiply")
-"""Of which each thread or lane multiplies the values that it has decoded from bits of its own."""
+TENSOR_PRODUCTS = ("tiles_multiply", "tiles_multiply_many", "trellis_multiply", "trellis_multiply_many")
+"""In other products each thread or lane multiplies the values that it has decoded from bits of its own."""
 
 
 def check(kernels: list[Kernel], architecture: str) -> None:
@@ -51,7 +50,7 @@ def check(kernels: list[Kernel], architecture: str) -> None:
         members = list(group)
         expressions = [kernel.expression for kernel in members]
         result = nvrtc.compile_kernels(source_text(source), expressions, architecture, (*OPTIONS, *CUPY_OPTIONS))
-        products = [kernel for kernel in members if "multiply" in kernel.template]
+        products = [kernel for kernel in members if kernel.template in TENSOR_PRODUCTS]
         code = sass.disassembled(result.cubin) if products else {}
         for kernel in products:
             check_product(kernel, code[result.names[kernel.expression]])
@@ -68,10 +67,6 @@ def check(kernels: list[Kernel], architecture: str) -> None:
 
 def check_product(kernel: Kernel, code: str) -> None:
     """Tensor cores, in the dtype into which codes are decoded; codes copied 16 bytes at a time; ldmatrix for many x."""
-    if kernel.template in SCALAR_PRODUCTS:
-        assert "HMMA" not in code, kernel.label
-        assert "FFMA" in code, kernel.label
-        return
     is_bfloat16 = kernel.template.startswith("tiles") and kernel.arguments[-1] != "Float16"
     assert set(re.findall(r"HMMA\.\S+", code)) == {"HMMA.16816.F32" + ".BF16" * is_bfloat16}, kernel.label
     assert set(re.findall(r"LDGSTS\.\S+", code)) == {"LDGSTS.E.BYPASS.128"}, kernel.label

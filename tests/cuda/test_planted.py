@@ -96,7 +96,7 @@ MISTAKES = {
     ),
     "a copy to an address that is no multiple of 16": Mistake(
         "tiles_decode.cu", "kTileBytes + 16;", "kTileBytes + 8;", DECODE, OF_TILES,
-        (Watch("multiple of 16"), Watch("multiple of 16", "address", "address")),
+        (replace(FAIR, finding="multiple of 16"), replace(OVERFLOW, finding="multiple of 16")),
     ),
     "a barrier that not all reach": Mistake(
         "tiles_decode.cu",

@@ -9,7 +9,7 @@
 // then its target holds NaN.
 #pragma once
 
-#include <immintrin.h>
+#include <xmmintrin.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -111,11 +111,15 @@ TILEPRESS_DEVICE float subtract(float a, float b) {
     return add(a, -b);
 }
 
+// What <immintrin.h> has as _cvtsh_ss and _cvtss_sh; to read all of that header takes a second.
+typedef short Shorts __attribute__((vector_size(16)));
+typedef float Floats __attribute__((vector_size(16)));
 TILEPRESS_DEVICE float float_of_fp16(u16 bits) {
-    return _cvtsh_ss(bits);
+    return __builtin_ia32_vcvtph2ps(Shorts{static_cast<short>(bits)})[0];
 }
 TILEPRESS_DEVICE u16 fp16_of_float(float value) {
-    return static_cast<u16>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+    constexpr int to_nearest = 0;
+    return static_cast<u16>(__builtin_ia32_vcvtps2ph(Floats{value}, to_nearest)[0]);
 }
 TILEPRESS_DEVICE float float_of_bf16(u16 bits) {
     return float_of_bits(static_cast<u32>(bits) << 16);

@@ -2,7 +2,7 @@
 // fibers, and of which barriers order whom.
 #include "scheduler.hpp"
 
-#include <immintrin.h>
+#include <xmmintrin.h>
 
 #include <algorithm>
 #include <cstdarg>
