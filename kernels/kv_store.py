@@ -10,7 +10,10 @@ come in blocks that are never copied when more follow.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -22,6 +25,10 @@ MOST_BLOCK_TILES = 32
 """Tiles that are encoded at a time: what is in float32 meanwhile stays small."""
 
 
+_stores: WeakValueDictionary[int, KvStore] = WeakValueDictionary()
+_numbers = itertools.count()
+
+
 class KvStore:
     """The cache of one layer. It begins empty and takes its sizes, dtype and device from the first tokens.
 
@@ -29,8 +36,10 @@ class KvStore:
         params: the codec of the tiles.
         window: the fewest of the newest tokens that stay dense, once there are so many.
         first: number of the first token that is there; those before it have been forgotten.
-        tokens: how many there are, from that one on.
+        encoded_tokens: how many are in tiles.
+        dense_tokens: how many are in the window, after them.
         blocks: tiles, uint8 [tiles, sequences, heads, bytes of a tile], in the order of their tokens.
+        handle: int64 [1], what stands for the store in a graph: `store_of` finds it again.
     """
 
     def __init__(self, params: KvParams, window: int = 16) -> None:
@@ -40,14 +49,25 @@ class KvStore:
         self.params = params
         self.window = window
         self.reset()
+        self._get_number()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is another store."""
+        self.__dict__.update(state)
+        self._get_number()
+
+    def _get_number(self) -> None:
+        number = next(_numbers)
+        _stores[number] = self
+        with torch.inference_mode(False):  # operators write to it in any mode
+            self.handle = torch.tensor([number])
 
     def reset(self) -> None:
         """Forget everything, sizes and dtype too."""
-        self.first = 0
+        self.first = self.encoded_tokens = self.dense_tokens = 0
         self.blocks: list[torch.Tensor] = []
         self._layout: KvLayout | None = None
         self._keys = self._values = torch.empty(0, 0, 0, 0)
-        self._dense_tokens = 0
 
     @property
     def layout(self) -> KvLayout:
@@ -71,14 +91,9 @@ class KvStore:
         return self._keys.shape[1]
 
     @property
-    def encoded_tokens(self) -> int:
-        """Tokens in tiles."""
-        return sum(len(block) for block in self.blocks) * self.params.group
-
-    @property
     def tokens(self) -> int:
         """All tokens."""
-        return self.encoded_tokens + self._dense_tokens
+        return self.encoded_tokens + self.dense_tokens
 
     @property
     def nbytes(self) -> int:
@@ -88,24 +103,24 @@ class KvStore:
     @property
     def window_keys(self) -> torch.Tensor:
         """Keys of the dense tokens, [sequences, heads, tokens, channels]; a view."""
-        return self._keys[:, :, : self._dense_tokens]
+        return self._keys[:, :, : self.dense_tokens]
 
     @property
     def window_values(self) -> torch.Tensor:
         """Values of the dense tokens, [sequences, heads, tokens, channels]; a view."""
-        return self._values[:, :, : self._dense_tokens]
+        return self._values[:, :, : self.dense_tokens]
 
     @property
     def window_room(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Keys and values of the window with all its room, both contiguous, and how many tokens are there."""
-        return self._keys, self._values, self._dense_tokens
+        return self._keys, self._values, self.dense_tokens
 
-    def append(self, keys: torch.Tensor, values: torch.Tensor, skipped: int = 0) -> None:
+    def append(self, keys: torch.Tensor, values: torch.Tensor, first_seen: int = 0) -> None:
         """Add tokens to every sequence: [sequences, heads, tokens, channels].
 
         Args:
             keys, values: of the tokens.
-            skipped: how many of them are forgotten at once; only where there were none before.
+            first_seen: number of a token; those before it are forgotten, one by one if all are new, else by tiles.
 
         Raises:
             CodecError: another number of sequences, heads or channels, another dtype or device than before, or what
@@ -115,8 +130,6 @@ class KvStore:
         keys, values = keys.detach(), values.detach()
         if self._layout is None:
             self._start(keys, values)
-            self.first = skipped
-            keys, values = keys[:, :, skipped:], values[:, :, skipped:]
         expected = (self.sequences, self.heads, self._keys.shape[3], self._values.shape[3], self._keys.dtype)
         if (*shape[:2], keys.shape[3], values.shape[3], keys.dtype) != expected or keys.device != self._keys.device:
             raise CodecError(
@@ -124,29 +137,48 @@ class KvStore:
                 f"{self._values.shape[3]} channels, {self._keys.dtype} on {self._keys.device}; "
                 f"not {list(keys.shape)} and {list(values.shape)}, {keys.dtype} on {keys.device}"
             )
-        if self._dense_tokens + keys.shape[2] > self._keys.shape[2]:
+        first, encoded_tokens, dense_tokens = self.counts_after(keys.shape[2], first_seen)
+        if self.tokens:
+            self.forget(first_seen)
+        else:
+            skipped = first - self.first
+            keys, values = keys[:, :, skipped:], values[:, :, skipped:]
+        encoded = encoded_tokens - self.encoded_tokens
+        if encoded:
             keys = torch.cat([self.window_keys, keys], dim=2)
             values = torch.cat([self.window_values, values], dim=2)
-            encoded = (keys.shape[2] - self.window) // self.params.group * self.params.group
             self._encode(keys[:, :, :encoded], values[:, :, :encoded])
-            keys, values, self._dense_tokens = keys[:, :, encoded:], values[:, :, encoded:], 0
-        last = self._dense_tokens + keys.shape[2]
-        self._keys[:, :, self._dense_tokens : last] = keys
-        self._values[:, :, self._dense_tokens : last] = values
-        self._dense_tokens = last
+            keys, values = keys[:, :, encoded:], values[:, :, encoded:]
+        self.first, self.encoded_tokens, self.dense_tokens = first, encoded_tokens, dense_tokens
+        self.window_keys[:, :, dense_tokens - keys.shape[2] :] = keys
+        self.window_values[:, :, dense_tokens - keys.shape[2] :] = values
+
+    def counts_after(self, new: int, first_seen: int) -> tuple[int, int, int]:
+        """`first`, `encoded_tokens` and `dense_tokens` as `append` will leave them."""
+        if self.tokens:
+            first = self.first_without(first_seen)
+            encoded, dense = self.encoded_tokens - (first - self.first), self.dense_tokens + new
+        else:
+            first = self.first + min(max(0, first_seen - self.first), new)
+            encoded, dense = 0, new - (first - self.first)
+        if dense > self.window + self.params.group:
+            tiled = (dense - self.window) // self.params.group * self.params.group
+            return first, encoded + tiled, dense - tiled
+        return first, encoded, dense
 
     def make_room(self) -> None:
         """Have room for another token in the window: where it is full, its oldest tokens become tiles."""
-        if self._dense_tokens == self._keys.shape[2]:
+        if self.dense_tokens == self._keys.shape[2]:
             group = self.params.group
             self._encode(self._keys[:, :, :group], self._values[:, :, :group])
-            self._dense_tokens -= group
+            self.encoded_tokens += group
+            self.dense_tokens -= group
             for states in (self._keys, self._values):
-                states[:, :, : self._dense_tokens] = states[:, :, group:].clone()
+                states[:, :, : self.dense_tokens] = states[:, :, group:].clone()
 
     def count_written(self) -> None:
         """Count a token that has been written to `window_room`, after those that are there."""
-        self._dense_tokens += 1
+        self.dense_tokens += 1
 
     def first_without(self, before: int) -> int:
         """The first token that `forget(before)` would leave."""
@@ -155,8 +187,10 @@ class KvStore:
 
     def forget(self, before: int) -> None:
         """Drop the tiles that hold only tokens before the one with this number."""
-        forgotten = (self.first_without(before) - self.first) // self.params.group
-        self.first = self.first_without(before)
+        first = self.first_without(before)
+        forgotten = (first - self.first) // self.params.group
+        self.encoded_tokens -= first - self.first
+        self.first = first
         while forgotten:
             tiles = self.blocks.pop(0)
             # One by one, those that are left will need no other copy.
@@ -174,14 +208,14 @@ class KvStore:
         if tokens >= self.tokens:
             return
         if tokens >= self.encoded_tokens:
-            self._dense_tokens = tokens - self.encoded_tokens
+            self.dense_tokens = tokens - self.encoded_tokens
             return
         whole, rest = divmod(tokens, self.params.group)
         cut = self._tile(whole)
         self._keep_tiles(whole)
         self._keys[:, :, :rest] = kv.decode_keys(cut, self.layout)[:, :, :rest]
         self._values[:, :, :rest] = kv.decode_values(cut, self.layout)[:, :, :rest]
-        self._dense_tokens = rest
+        self.encoded_tokens, self.dense_tokens = tokens - rest, rest
 
     def select(self, rows: torch.Tensor) -> None:
         """Make sequence i what sequence rows[i] is now; `rows` is int64 of any length, or bool [sequences]."""
@@ -208,7 +242,7 @@ class KvStore:
                 keys = _joined(kv.decode_keys(tiles, self.layout))
                 yield first, keys, _joined(kv.decode_values(tiles, self.layout))
                 first += keys.shape[2]
-        if self._dense_tokens:
+        if self.dense_tokens:
             yield first, self.window_keys.float(), self.window_values.float()
 
     def dense_keys(self) -> torch.Tensor:
@@ -250,6 +284,18 @@ class KvStore:
                 kept.append(block if len(block) <= count else block[:count].clone())
                 count -= len(kept[-1])
         self.blocks = kept
+
+
+def store_of(handle: torch.Tensor) -> KvStore:
+    """The store that a handle stands for.
+
+    Raises:
+        CodecError: there is no such store any more.
+    """
+    store = _stores.get(int(handle))
+    if store is None:
+        raise CodecError("this KV cache is no longer there")
+    return store
 
 
 def _joined(tiles: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ Range = tuple[int, int]
 Weight = TypeVar("Weight")
 
 # PyTorch's own types leave calls of torch.library untyped.
-_LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "FRAGMENT")
+LIBRARY: Any = cast(Any, torch.library).Library("tilepress", "FRAGMENT")
 
 
 class Described(NamedTuple):
@@ -52,14 +52,14 @@ class Operators:
         self._name = name
         self._tensors = len(tensors)
         of_weight = ", ".join((*tensors, *constants))
-        _LIBRARY.define(
+        LIBRARY.define(
             f"{name}_decode({of_weight}, SymInt width, SymInt row_first, SymInt row_last, SymInt column_first, "
             "SymInt column_last, ScalarType dtype) -> Tensor"
         )
         product = ", ".join(("Tensor x", *tensors, "Tensor? bias", *constants))
-        _LIBRARY.define(f"{name}_matmul({product}, SymInt row_first, SymInt row_last) -> Tensor")
-        torch.library.register_fake(f"tilepress::{name}_decode", _fake_decode, lib=_LIBRARY)
-        torch.library.register_fake(f"tilepress::{name}_matmul", _fake_matmul, lib=_LIBRARY)
+        LIBRARY.define(f"{name}_matmul({product}, SymInt row_first, SymInt row_last) -> Tensor")
+        torch.library.register_fake(f"tilepress::{name}_decode", _fake_decode, lib=LIBRARY)
+        torch.library.register_fake(f"tilepress::{name}_matmul", _fake_matmul, lib=LIBRARY)
         self._decode = getattr(torch.ops.tilepress, f"{name}_decode")
         self._matmul = getattr(torch.ops.tilepress, f"{name}_matmul")
 
@@ -87,8 +87,8 @@ class Operators:
             tensors, (bias, *constants) = arguments[: self._tensors], arguments[self._tensors : -2]
             return matmul(x, build(*tensors, *constants, x.shape[-1]), bias, arguments[-2:])
 
-        _LIBRARY.impl(f"{self._name}_decode", run_decode, device)
-        _LIBRARY.impl(f"{self._name}_matmul", run_matmul, device)
+        LIBRARY.impl(f"{self._name}_decode", run_decode, device)
+        LIBRARY.impl(f"{self._name}_matmul", run_matmul, device)
 
     def decode(self, weight: Described, rows: range, columns: range, dtype: torch.dtype) -> torch.Tensor:
         """Values of a range, `dtype` [len(rows), len(columns)]."""

@@ -13,10 +13,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
-from tilepress.kernels.attention import attend
+from tilepress.kernels.kv_operators import attend
 from tilepress.kernels.reference import attention as reference
 from tilepress.kernels.reference.attention import Attention
-from tilepress.runtime.kv_cache import StoredStates
 
 NAME = "tilepress"
 
@@ -39,7 +38,7 @@ def attention_forward(
     Args:
         module: the attention layer.
         query: [sequences, heads, queries, channels].
-        key, value: [sequences, KV heads, tokens, channels]; `StoredStates` are read from their tiles.
+        key, value: [sequences, KV heads, tokens, channels]; those that a `TilepressCache` gave are read from its tiles.
         attention_mask: bool (True: seen) or additive, [sequences, heads or 1, queries, tokens]; None: causal.
         dropout: of the softmax, in training.
         scaling: of the scores; 1 / sqrt(channels) when left out.
@@ -52,7 +51,8 @@ def attention_forward(
         [sequences, queries, heads, channels], and no weights.
     """
     has_extras = softcap is not None or s_aux is not None
-    reads_tiles = isinstance(key, StoredStates) and not dropout and kwargs.get("position_bias") is None
+    store = getattr(key, "store", None)
+    reads_tiles = store is not None and not dropout and kwargs.get("position_bias") is None
     if not has_extras and not reads_tiles:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
@@ -66,8 +66,8 @@ def attention_forward(
         softcap=softcap,
         sinks=s_aux,
     )
-    if isinstance(key, StoredStates):
-        result = attend(query, key.store, attention)
+    if store is not None:
+        result = attend(query, store, value.shape[3], attention)
     else:
         result = reference.attend(query, [(0, key.float(), value.float())], key.shape[2], attention)
     return result.transpose(1, 2).contiguous(), None

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers.models.bloom.modeling_bloom import BloomAttention, dropout_add
 
-from tilepress.kernels.attention import attend
+from tilepress.kernels.kv_operators import attend
 from tilepress.kernels.reference.attention import Attention
-from tilepress.runtime.kv_cache import StoredStates, TilepressCache
+from tilepress.runtime.kv_cache import TilepressCache
 
 _forward: Any = BloomAttention.forward
 
@@ -36,15 +36,15 @@ def forward(
         options["output_attentions"] = output_attentions
         return _forward(self, hidden_states, residual, alibi, bias, layer_past, *arguments, **options)
     query, key, value = self._reshape(self.query_key_value(hidden_states))
-    states, _ = layer_past.update(key, value, self.layer_idx)
-    assert isinstance(states, StoredStates), "a cache that holds tokens answers so"
+    layer_past.update(key, value, self.layer_idx)
     of_heads = alibi.view(len(query), self.num_heads, 1, -1)
     attention = Attention(
         scaling=self.inv_norm_factor,
         is_causal=bias is None,
         mask=of_heads if bias is None else of_heads + bias,
     )
-    context = attend(query, states.store, attention).transpose(1, 2).flatten(2)
+    store = layer_past.layers[self.layer_idx].store
+    context = attend(query, store, value.shape[3], attention).transpose(1, 2).flatten(2)
     return dropout_add(self.dense(context), residual, self.hidden_dropout, self.training), None
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from tilepress.kernels import kv_operators
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import KvParams, parse_kv_spec
@@ -108,20 +109,24 @@ class TilepressLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its h
 
         Returns:
             Keys and values of all tokens that the new ones see: the very tensors that came where there were none
-            before, else `StoredStates`.
+            before, else what `states_of` gives.
 
         Raises:
             CodecError: tokens that don't fit those that are there.
         """
         self.is_initialized = True
-        if self.get_seq_length() == 0:
-            later = 0 if self.record_past else self._first_seen(key_states.shape[2])
-            self.store.append(key_states, value_states, skipped=later)
+        is_first = self.get_seq_length() == 0
+        # Of tokens that come first, what the next one sees is kept.
+        seeing = key_states.shape[2] if is_first else self.get_seq_length()
+        kv_operators.append(
+            self.store, key_states, value_states, first_seen=0 if self.record_past else self._first_seen(seeing)
+        )
+        if is_first:
             return key_states, value_states
-        if not self.record_past:
-            self.store.forget(self._first_seen(self.get_seq_length()))
-        self.store.append(key_states, value_states)
-        return StoredStates(self.store, are_keys=True), StoredStates(self.store, are_keys=False)
+        return (
+            states_of(self.store, key_states, are_keys=True),
+            states_of(self.store, value_states, are_keys=False),
+        )
 
     def _first_seen(self, token: int) -> int:
         """The first token that this token sees."""
@@ -191,6 +196,19 @@ class TilepressLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its h
         raise CodecError("a compressed KV cache can't be offloaded")
 
     prefetch = offload
+
+
+def states_of(store: KvStore, like: torch.Tensor, *, are_keys: bool) -> torch.Tensor:
+    """Keys or values of all tokens of a store, from whose attribute `store` attention takes the tiles.
+
+    Args:
+        store: where they are.
+        like: the newest of them.
+        are_keys: else values.
+    """
+    if torch.compiler.is_compiling():
+        return kv_operators.decoded(store, like, are_keys=are_keys)
+    return StoredStates(store, are_keys=are_keys)
 
 
 class StoredStates(torch.Tensor):

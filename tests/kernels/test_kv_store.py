@@ -157,7 +157,7 @@ def test_tiles_before_a_token_are_forgotten() -> None:
 
 def test_tokens_that_come_first_can_be_skipped() -> None:
     store = KvStore(parse_kv_spec("int:bits=8"))
-    store.append(states(2, 3, 300, 32), states(2, 3, 300, 48), skipped=130)
+    store.append(states(2, 3, 300, 32), states(2, 3, 300, 48), first_seen=130)
     assert (store.first, store.tokens) == (130, 170)
     torch.testing.assert_close(store.dense_keys(), states(2, 3, 300, 32)[:, :, 130:], rtol=0, atol=0.02)
 

@@ -289,14 +289,34 @@ def test_what_has_no_cache_to_compress_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_model_computes_the_same() -> None:
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [(family, "tilepress") for family in ("llama", "gemma2", "gpt-oss", "bloom")] + [("llama", "sdpa")],
+)
+def test_a_compiled_model_is_one_graph_and_computes_the_same(family: str, attention: str) -> None:
+    model = made(family)
+    use_kv(model)
+    if family != "bloom":
+        model.set_attn_implementation(attention)
+
+    def cache() -> TilepressCache:
+        return TilepressCache("int:bits=8", window=0, config=model.config)
+
+    wanted = logits(model, cache(), step=10)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        torch.testing.assert_close(logits(compiled, cache(), step=10), wanted)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_takes_a_cache_that_makes_its_layers_as_they_come() -> None:
     model = made("llama")
     use_kv(model)
-    wanted = logits(model, TilepressCache("int:bits=8", window=0))
+    wanted = generated(model, TilepressCache("int:bits=8"))
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager")
-    for _ in range(2):
-        torch.testing.assert_close(logits(compiled, TilepressCache("int:bits=8", window=0)), wanted)
+    model.forward = torch.compile(model.forward)
+    assert torch.equal(generated(model, TilepressCache("int:bits=8")), wanted)
 
 
 def test_bytes_are_those_of_all_layers() -> None:
