@@ -17,9 +17,9 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from tilepress.kernels import kv_coding as kv
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.layout.kv import KvLayout, KvParams, shape_of
-from tilepress.kernels.reference import kv
 
 MOST_BLOCK_TILES = 32
 """Tiles that are encoded at a time: what is in float32 meanwhile stays small."""

@@ -28,8 +28,8 @@ class TilepressCache(Cache):
     Tokens that come first, all at once, are attended to exactly; later tokens see what the tiles hold of them.
 
     Args:
-        kv: codec spec of the tiles: `int:bits=8|4|2`, `fp8` or `none`, each with `group`, the tokens of a tile
-            (64 when left out).
+        kv: codec spec of the tiles: `int:bits=8|4|2`, `fp8`, `zfp:rate=R` or `none`, each with `group`, the tokens of
+            a tile (64 when left out).
         window: the fewest of the newest tokens that stay in the model's dtype.
         config: of the model. With it, layers with a sliding window forget the tiles that no token sees any more;
             without it, every layer keeps all tokens.

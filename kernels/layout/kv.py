@@ -23,6 +23,11 @@ So 16 neighbouring bytes of keys are 16 tokens of a channel, those of values 16 
     value_minima    bfloat16  [groups of channels, tokens]
 
 one after the other, each a multiple of 16 bytes. `none` has keys and values [tokens, channels] as they came.
+
+`zfp` has keys and values as panels of the codec `zfp` (see `layout.zfp`), 16 tokens each, at a fixed rate:
+
+    keys      uint8     [panels, bytes of a panel]
+    values    uint8     [panels, bytes of a panel]
 """
 
 from __future__ import annotations
@@ -35,8 +40,9 @@ from typing import ClassVar
 
 import torch
 
-from tilepress.kernels.encoded import DTYPES, dtype_name
+from tilepress.kernels.encoded import DTYPES, PANEL_ROWS, Encoded, dtype_name
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout.zfp import ZfpParams
 from tilepress.kernels.params import ALWAYS_SHOWN, Params, PartSpec, Shape
 
 LINE = 16
@@ -119,7 +125,42 @@ class KvNoneParams(KvParams):
         return {name: PartSpec(dtype, (self.group, size)) for name, size in sides.items()}
 
 
-KV_CODECS: Mapping[str, type[KvParams]] = {params.codec: params for params in (KvNoneParams, KvIntParams, KvFp8Params)}
+@dataclass(frozen=True)
+class KvZfpParams(KvParams):
+    """Blocks of 4 tokens x 4 channels by zfp, so many bits a value."""
+
+    codec: ClassVar[str] = "zfp"
+    summary: ClassVar[str] = "LLNL zfp at a fixed rate"
+    rate: float = field(default=8.0, metadata=ALWAYS_SHOWN)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ZfpParams(rate=self.rate)  # refuses a rate that zfp does not have
+
+    def sections(self, key_size: int, value_size: int, dtype: torch.dtype) -> Mapping[str, PartSpec]:
+        panels, of_panels = self.group // PANEL_ROWS, self.of_panels
+        sides = {"keys": key_size, "values": value_size}
+        return {
+            name: PartSpec(torch.uint8, (panels, of_panels.panel_bytes(PANEL_ROWS, size)))
+            for name, size in sides.items()
+        }
+
+    def as_weight(self, panels: torch.Tensor, channels: int) -> Encoded:
+        """Panels uint8 [..., bytes of a panel] of so many channels, as one tall matrix that the codec `zfp` decodes."""
+        count = panels.shape[:-1].numel()
+        offsets = torch.arange(count + 1, device=panels.device) * panels.shape[-1]
+        parts = {"payload": panels.reshape(-1), "offsets": offsets}
+        return Encoded(self.of_panels, (count * PANEL_ROWS, channels), torch.float32, parts)
+
+    @property
+    def of_panels(self) -> ZfpParams:
+        """The codec of a panel."""
+        return ZfpParams(rate=self.rate)
+
+
+KV_CODECS: Mapping[str, type[KvParams]] = {
+    params.codec: params for params in (KvNoneParams, KvIntParams, KvFp8Params, KvZfpParams)
+}
 """The codecs of a cache, by name."""
 
 

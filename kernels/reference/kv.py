@@ -1,7 +1,7 @@
 """Encoding and decoding of the KV cache's tiles; `layout.kv` says what they are.
 
 Scales are rounded up and minima down to bfloat16, so that every value lies between codes: `int` errs by at most half a
-scale, and a scale is at most 1/64 (relative) more than range / (2^bits - 1).
+scale, and a scale is at most 1/64 (relative) more than range / (2^bits - 1). `zfp` is zfpy's.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+import zfpy
 
-from tilepress.kernels.layout.kv import KvLayout, KvParams
+from tilepress.kernels.encoded import PANEL_ROWS
+from tilepress.kernels.layout.kv import KvLayout, KvParams, KvZfpParams
+from tilepress.kernels.reference import zfp
 
 _LARGEST_E4M3 = 448.0
 
@@ -26,8 +29,9 @@ class _Coded(NamedTuple):
 
 def encode(keys: torch.Tensor, values: torch.Tensor, layout: KvLayout) -> torch.Tensor:
     """Tiles of keys and values [..., group, channels]: uint8 [..., tile_bytes]."""
-    if layout.params.is_bit_identical:
-        return layout.join({"keys": keys, "values": values})
+    if (whole := _WHOLE.get(layout.params.codec)) is not None:
+        sides = {"keys": keys, "values": values}
+        return layout.join({name: whole.encode(states, layout.params) for name, states in sides.items()})
     quantize, bits = _QUANTIZERS[layout.params.codec], layout.params.bits
     of_keys = quantize(keys.float(), -2, layout.params)
     of_values = [
@@ -49,8 +53,8 @@ def encode(keys: torch.Tensor, values: torch.Tensor, layout: KvLayout) -> torch.
 def decode_keys(tiles: torch.Tensor, layout: KvLayout) -> torch.Tensor:
     """Keys of tiles uint8 [..., tile_bytes]: float32 [..., group, channels]."""
     sections = layout.split(tiles)
-    if layout.params.is_bit_identical:
-        return sections["keys"].float()
+    if (whole := _WHOLE.get(layout.params.codec)) is not None:
+        return whole.decode(sections["keys"], layout.key_size, layout.params)
     codes = _unpack(sections["key_codes"].mT, layout.params.bits)
     constants = {side: sections[f"key_{side}"][..., None, :] for side in _sides(layout)}
     return _value(codes, constants, layout.params)
@@ -59,14 +63,49 @@ def decode_keys(tiles: torch.Tensor, layout: KvLayout) -> torch.Tensor:
 def decode_values(tiles: torch.Tensor, layout: KvLayout) -> torch.Tensor:
     """Values of tiles uint8 [..., tile_bytes]: float32 [..., group, channels]."""
     sections = layout.split(tiles)
-    if layout.params.is_bit_identical:
-        return sections["values"].float()
+    if (whole := _WHOLE.get(layout.params.codec)) is not None:
+        return whole.decode(sections["values"], layout.value_size, layout.params)
     codes = _unpack(sections["value_codes"], layout.params.bits)
     constants = {
         side: sections[f"value_{side}"].mT.repeat_interleave(layout.group, dim=-1)[..., : layout.value_size]
         for side in _sides(layout)
     }
     return _value(codes, constants, layout.params)
+
+
+class _Whole(NamedTuple):
+    """How a codec writes keys, and values alike, to one section.
+
+    Attributes:
+        encode: (states [..., group, channels], params) -> section.
+        decode: (section, channels, params) -> float32 [..., group, channels].
+    """
+
+    encode: Callable[[torch.Tensor, KvParams], torch.Tensor]
+    decode: Callable[[torch.Tensor, int, KvParams], torch.Tensor]
+
+
+def _zfp_encode(states: torch.Tensor, params: KvParams) -> torch.Tensor:
+    assert isinstance(params, KvZfpParams)
+    panels = torch.unflatten(states.float().cpu(), -2, (-1, PANEL_ROWS))
+    streams = [
+        zfpy.compress_numpy(panel.numpy(), rate=params.rate, write_header=False)
+        for panel in panels.flatten(0, -3).contiguous()
+    ]
+    joined = torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8)
+    return joined.view(*panels.shape[:-2], -1).to(states.device)
+
+
+def _zfp_decode(section: torch.Tensor, channels: int, params: KvParams) -> torch.Tensor:
+    assert isinstance(params, KvZfpParams)
+    weight = params.as_weight(section, channels)
+    return zfp.decode(weight, range(weight.rows), range(channels)).view(*section.shape[:-2], params.group, channels)
+
+
+_WHOLE: Mapping[str, _Whole] = {
+    "none": _Whole(lambda states, _: states, lambda section, *_: section.float()),
+    "zfp": _Whole(_zfp_encode, _zfp_decode),
+}
 
 
 def _sides(layout: KvLayout) -> tuple[str, ...]:

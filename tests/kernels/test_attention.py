@@ -16,7 +16,7 @@ from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import parse_kv_spec
 from tilepress.kernels.reference.attention import Attention
 
-SPECS = ("int:bits=8", "int:bits=4", "int:bits=2", "fp8", "none", "int:bits=4,group=32", "fp8:group=16")
+SPECS = ("int:bits=8", "int:bits=4", "int:bits=2", "fp8", "none", "int:bits=4,group=32", "fp8:group=16", "zfp:rate=8")
 SHAPES = (
     # sequences, heads, KV heads, queries, tokens, key channels, value channels
     (1, 4, 4, 1, 1, 32, 32),

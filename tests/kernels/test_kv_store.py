@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tilepress.kernels import CodecError
+from tilepress.kernels import CodecError, kv_coding
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import KvLayout, parse_kv_spec
 from tilepress.kernels.reference import kv
 
-SPECS = ("none", "int:bits=8", "int:bits=4", "int:bits=2", "fp8", "int:bits=4,group=32", "fp8:group=16")
+SPECS = ("none", "int:bits=8", "int:bits=4", "int:bits=2", "fp8", "int:bits=4,group=32", "fp8:group=16", "zfp:rate=8")
 
 
 def states(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -60,6 +62,47 @@ def test_fp8_errs_by_a_sixteenth_of_each_value() -> None:
     tiles = kv.encode(keys, values, layout)
     torch.testing.assert_close(kv.decode_keys(tiles, layout), keys, rtol=1 / 15, atol=1e-3)
     torch.testing.assert_close(kv.decode_values(tiles, layout), values, rtol=1 / 15, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", ["zfp:rate=8", "zfp:rate=1", "zfp:group=16,rate=5.3"])
+def test_tiles_of_zfp_are_zfpys_streams(spec: str) -> None:
+    layout = KvLayout(parse_kv_spec(spec), 32, 48, torch.bfloat16)
+    keys = states(2, 3, layout.group, 32, dtype=torch.bfloat16)
+    values = states(2, 3, layout.group, 48, seed=1, dtype=torch.bfloat16)
+    tiles = kv_coding.encode(keys, values, layout)
+    assert torch.equal(tiles, kv.encode(keys, values, layout))
+    assert tiles.shape[-1] == layout.tile_bytes
+    assert torch.equal(kv_coding.decode_keys(tiles, layout), kv.decode_keys(tiles, layout))
+    assert torch.equal(kv_coding.decode_values(tiles, layout), kv.decode_values(tiles, layout))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1 << 30), scale=st.floats(1e-20, 1e20), spread=st.integers(0, 12))
+def test_zfp_errs_by_a_small_part_of_the_largest_value_of_a_block(seed: int, scale: float, spread: int) -> None:
+    layout = KvLayout(parse_kv_spec("zfp:group=16,rate=16"), 16, 16, torch.float32)
+    keys = torch.randn(16, 16, generator=torch.Generator().manual_seed(seed)) * scale
+    keys *= 2.0 ** (torch.arange(16.0) * spread / 4)
+    tiles = kv_coding.encode(keys[None], keys[None].flip(-1), layout)
+    for found, came in (
+        (kv_coding.decode_keys(tiles, layout)[0], keys),
+        (kv_coding.decode_values(tiles, layout)[0], keys.flip(-1)),
+    ):
+        largest = came.abs().unflatten(0, (4, 4)).unflatten(2, (4, 4)).amax((1, 3), keepdim=True)
+        error = (found - came).abs().unflatten(0, (4, 4)).unflatten(2, (4, 4))
+        assert bool((error <= largest / 128).all())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_values_that_are_not_finite_and_bytes_of_any_kind_do_no_harm(spec: str) -> None:
+    layout = KvLayout(parse_kv_spec(spec), 32, 48, torch.float32)
+    keys, values = states(2, layout.group, 32), states(2, layout.group, 48)
+    keys[0, 1, 2], values[0, 3, 4], values[0, 5] = torch.inf, torch.nan, -torch.inf
+    tiles = kv_coding.encode(keys, values, layout)
+    wanted = kv_coding.encode(states(2, layout.group, 32), states(2, layout.group, 48), layout)
+    assert torch.equal(tiles[1], wanted[1])
+    tiles = torch.randint(0, 256, tiles.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    assert kv_coding.decode_keys(tiles, layout).shape == keys.shape
+    assert kv_coding.decode_values(tiles, layout).shape == values.shape
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -201,7 +244,8 @@ def test_a_store_that_was_reset_takes_other_sizes() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["zfp:rate=8", "int:bits=3", "int:bits=4,group=16", "int:bits=2,group=32", "fp8:group=0", "fp8:group=512",
+    ["zfp:tolerance=1e-3", "zfp:reversible=true", "zfp:rate=0.5", "zfp:rate=33", "zfp:rate=nan", "zfp:group=24",
+     "int:bits=3", "int:bits=4,group=16", "int:bits=2,group=32", "fp8:group=0", "fp8:group=512",
      "none:bits=4", "int:bits=four", "int:symmetric=true", ""],
 )  # fmt: skip
 def test_specs_that_make_no_sense_are_refused(spec: str) -> None:

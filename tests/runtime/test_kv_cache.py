@@ -262,7 +262,8 @@ def test_a_model_can_be_told_the_codec_of_every_call() -> None:
     assert cache.is_sliding == [True, True]
     assert torch.equal(generated(model, None), wanted)
     assert torch.equal(generated(copy.deepcopy(model), None), wanted)
-    assert kept(model, kv="fp8").kv == "fp8"
+    for kv in ("fp8", "zfp:rate=6"):
+        assert kept(model, kv=kv).kv == kv
     assert type(kept(model, kv=None)) is DynamicCache
     assert kept(model, use_cache=False) is None
     given = TilepressCache("int:bits=8")
