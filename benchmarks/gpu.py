@@ -27,7 +27,11 @@ import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.kernels import BackendError, Encoded, decode, matmul, parse_spec
+from tilepress.kernels.attention import attend
 from tilepress.kernels.cuda.launch import launcher
+from tilepress.kernels.kv_store import KvStore
+from tilepress.kernels.layout.kv import parse_kv_spec
+from tilepress.kernels.reference.attention import Attention
 
 SPECS = (
     "int:bits=4,group=64",
@@ -44,6 +48,10 @@ SPECS = (
     "zfp:rate=8",
     "sz:rel=1e-3",
 )
+KV_SPECS = ("int:bits=8", "fp8", "int:bits=4", "int:bits=2")
+KV_SHAPE = (32, 8, 128)
+"""Heads, KV heads and channels, of LLaMA-8B."""
+KV_TOKENS = (4096, 16384)
 FEW_ROWS = (1, 4, 8)
 MANY_ROWS = (16, 64, 256, 2048)
 COPY_BYTES = 1 << 30
@@ -58,12 +66,12 @@ class Figures:
     """One action on one weight.
 
     Attributes:
-        contestant: codec spec, or the name of another package or of the dense weight.
-        action: "decode", or "x N" for a product with N rows of x.
+        contestant: codec spec, or the name of another package or of the dense weight; "kv" and the spec of a cache.
+        action: "decode", or "x N" for a product with N rows of x; "kv N" for attention over N tokens.
         microseconds: of the fastest run.
         gigabytes_a_second: of the weight's bytes, and of its dense values where it is decoded.
         of_copy: the same, divided by the bandwidth of a copy.
-        of_dense: time of the dense product in bfloat16, divided by this one; None of decoding.
+        of_dense: time of the dense product, or attention, in bfloat16, divided by this one; None of decoding.
         is_graph: whether the action could be recorded in a graph; launches from Python are timed too where not.
     """
 
@@ -108,6 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for each in measure(contestant, weight, copy, options.runs):
                 figures.append(each)
                 print(line(each), flush=True)
+        for each in (one for tokens in KV_TOKENS for one in measure_attention(tokens, copy, options.runs)):
+            figures.append(each)
+            print(line(each), flush=True)
         speeds = model_speeds(options.model, options.specs, options.tokens, options.runs) if options.model else []
     for speed in speeds:
         print(f"{speed.weights:28} {speed.tokens_a_second:8.1f} tokens/s")
@@ -215,6 +226,30 @@ def measure(contestant: Contestant, weight: torch.Tensor, copy: float, runs: int
         other = [partial(torch.nn.functional.linear, x, each) for each in dense_copies]
         (seconds, of_dense), is_graph = times([own, other], runs)
         found.append(figures(contestant.name, f"x {count}", seconds, contestant.weight_bytes, copy, of_dense, is_graph))
+    return found
+
+
+def measure_attention(tokens: int, copy: float, runs: int) -> list[Figures]:
+    """Time attention of one query over compressed caches, each against the dense one in turns."""
+    heads, kv_heads, channels = KV_SHAPE
+    keys, values = (torch.randn(1, kv_heads, tokens, channels, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    query = torch.randn(1, heads, 1, channels, device="cuda", dtype=torch.bfloat16)
+    attention = Attention(channels**-0.5)
+    dense = [
+        partial(torch.nn.functional.scaled_dot_product_attention, query, *states, enable_gqa=True)
+        for states in [(keys.clone(), values.clone()) for _ in range(copies_beyond(_cache(), 2 * keys.nbytes))]
+    ]
+    found = []
+    for spec in KV_SPECS:
+        stores = [KvStore(parse_kv_spec(spec))]
+        stores[0].append(keys, values)
+        size = stores[0].nbytes
+        while len(stores) < copies_beyond(_cache(), size):
+            stores.append(KvStore(parse_kv_spec(spec)))
+            stores[-1].append(keys, values)
+        own = [partial(attend, query, store, attention) for store in stores]
+        (seconds, of_dense), is_graph = times([own, dense], runs)
+        found.append(figures(f"kv {spec}", f"kv {tokens}", seconds, size, copy, of_dense, is_graph))
     return found
 
 

@@ -19,6 +19,11 @@ _NATIVE: Any = (
     if importlib.util.find_spec("tilepress.kernels._native") is not None
     else None
 )
+_CUDA: Any = (
+    importlib.import_module("tilepress.kernels.cuda.attention")
+    if _NATIVE is not None and importlib.util.find_spec("cupy") is not None
+    else None
+)
 PIECE_TOKENS = 256
 """Tokens that are decoded at a time for many queries: few enough to stay in a near cache."""
 
@@ -41,6 +46,8 @@ def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.T
     _check(query, store, attention)
     if _NATIVE is not None and _NATIVE.is_for(query, store):
         return _NATIVE.attend(query, store, attention)  # type: ignore[no-any-return]
+    if _CUDA is not None and _CUDA.is_for(query, store):
+        return _CUDA.attend(query, store, attention)  # type: ignore[no-any-return]
     return reference.attend(query, store.pieces(PIECE_TOKENS), store.tokens, attention)
 
 

@@ -110,6 +110,14 @@ TILEPRESS_DEVICE void load_matrices(u32 (&words)[4], const void* row) {
                  : "memory");
 }
 
+// The same, each matrix transposed: lane 4 g + t gets of matrix i values g of rows 2 t and 2 t + 1.
+TILEPRESS_DEVICE void load_matrices_transposed(u32 (&words)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(static_cast<u32>(__cvta_generic_to_shared(row)))
+                 : "memory");
+}
+
 // 16 bytes from global to shared memory, both aligned; there after `copies_wait` and a barrier of those who read.
 TILEPRESS_DEVICE void copy_async(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<u32>(__cvta_generic_to_shared(shared))),

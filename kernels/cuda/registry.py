@@ -10,6 +10,7 @@ import torch
 
 from tilepress.kernels.cpu.tiles import TileCode
 from tilepress.kernels.errors import CodecError
+from tilepress.kernels.layout.kv import MOST_CHANNELS
 from tilepress.kernels.layout.lossless import PLANE_WIDTHS
 from tilepress.kernels.layout.rotation import MOST_POWER
 from tilepress.kernels.layout.zfp import BLOCK
@@ -59,6 +60,21 @@ SIDE_LINES = {"Columns": 1, "Rows": 8}
 """Sides of a matrix that are rotated, and lines of each that a block of the rotation has side by side."""
 
 _SHARED_VALUES = {"Columns": MOST_POWER, "Rows": 4 * MOST_POWER}
+
+KV_CODES = {("int", 8): "Integer<8>", ("int", 4): "Integer<4>", ("int", 2): "Integer<2>", ("fp8", 8): "E4m3"}
+"""Codecs of KV caches and their bits, and the codes of their tiles."""
+
+KV_SLICE_CHANNELS = 128
+"""Channels of values that a block of `attention_few` has."""
+
+KV_ROWS = 8
+"""Rows of queries that share the codes of a block."""
+
+KV_PASS_TOKENS = 64
+"""Tokens that a warp attends to at a time."""
+
+FEW_WARPS = 4
+"""Of a block of `attention_few`."""
 
 DTYPE_TYPES = {torch.float32: "Float32", torch.float16: "Float16", torch.bfloat16: "Bfloat16"}
 _SCALE_TYPES = {"bfloat16": "Bfloat16Scale", "e8m0": "E8m0Scale", "e4m3": "E4m3Scale"}
@@ -223,6 +239,23 @@ def zfp_multiply(dtype: torch.dtype) -> Kernel:
     return Kernel("zfp_multiply.cu", "zfp_multiply", (DTYPE_TYPES[dtype],), THREADS, shared_bytes, 128)
 
 
+def attention_few(codec: str, bits: int, dtype: torch.dtype) -> Kernel:
+    """Attention of a few queries of `dtype` over a cache of this codec."""
+    fields, slice_blocks = 8 // bits, KV_SLICE_CHANNELS // 16
+    stages, blocks = (4, 4) if bits == 8 else (8, 2)
+    ring = stages * (256 * blocks + 64 * max(4 if bits == 8 else 1, fields))
+    weights, queries = 4 * KV_ROWS * (KV_PASS_TOKENS + 8), 4 * KV_ROWS * (MOST_CHANNELS + 8)
+    minima = 4 * 32 * slice_blocks // fields if codec == "int" else 0
+    arguments = KV_CODES[codec, bits], DTYPE_TYPES[dtype]
+    shared_bytes = FEW_WARPS * (ring + weights + minima) + queries
+    return Kernel("attention_few.cu", "attention_few", arguments, 32 * FEW_WARPS, shared_bytes, 168)
+
+
+def attention_merge(dtype: torch.dtype) -> Kernel:
+    """The end of attention whose tokens were split, in `dtype`."""
+    return Kernel("attention_few.cu", "attention_merge", (DTYPE_TYPES[dtype],), 32 * FEW_WARPS, 0, 64)
+
+
 def kernels() -> Iterator[Kernel]:
     """All of them."""
     for code, dtype in product(TILE_CODES, DTYPE_TYPES):
@@ -246,6 +279,9 @@ def kernels() -> Iterator[Kernel]:
     yield from map(sz_high_parts, DTYPE_TYPES)
     for dtype in DTYPE_TYPES:
         yield from (zfp_decode_fixed(dtype), zfp_decode_variable(dtype), zfp_multiply(dtype))
+    for (codec, bits), dtype in product(KV_CODES, DTYPE_TYPES):
+        yield attention_few(codec, bits, dtype)
+    yield from map(attention_merge, DTYPE_TYPES)
 
 
 def _window_type(window: int) -> str:

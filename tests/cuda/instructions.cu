@@ -17,9 +17,16 @@ __global__ void mma_fragments(const u32* a, const u32* b, float* sums) {
     for (int i = 0; i < 4; ++i) sums[4 * threadIdx.x + i] = of_sums[i];
 }
 
+struct Plain {
+    static TILEPRESS_DEVICE void load(u32 (&words)[4], const void* row) { load_matrices(words, row); }
+};
+struct Transposed {
+    static TILEPRESS_DEVICE void load(u32 (&words)[4], const void* row) { load_matrices_transposed(words, row); }
+};
+
 // rows [32][4 words] go to shared memory by asynchronous copies; lane i brings the address of row order[i] to ldmatrix.
 // words [32][4]: what each lane gets.
-template <int kUnused = 0>
+template <class How>
 __global__ void matrices(const u32* rows, const int* order, u32* words) {
     TILEPRESS_DYNAMIC_SHARED(shared);
     copy_async(shared + 16 * threadIdx.x, rows + 4 * threadIdx.x);
@@ -28,7 +35,7 @@ __global__ void matrices(const u32* rows, const int* order, u32* words) {
     copies_wait<1>();
     __syncwarp();
     u32 loaded[4];
-    load_matrices(loaded, shared + 16 * order[threadIdx.x]);
+    How::load(loaded, shared + 16 * order[threadIdx.x]);
     for (int i = 0; i < 4; ++i) words[4 * threadIdx.x + i] = loaded[i];
 }
 

@@ -22,10 +22,11 @@ def _kernel(template: str, *arguments: str, shared_bytes: int = 0) -> Kernel:
 
 
 MMA = {torch.float16: _kernel("mma_fragments", "Float16"), torch.bfloat16: _kernel("mma_fragments", "Bfloat16")}
-MATRICES = _kernel("matrices", shared_bytes=16 * LANES)
+MATRICES = _kernel("matrices", "Plain", shared_bytes=16 * LANES)
+TRANSPOSED = _kernel("matrices", "Transposed", shared_bytes=16 * LANES)
 WORDS = _kernel("words")
 FLOATS = _kernel("floats")
-KERNELS = [*MMA.values(), MATRICES, WORDS, FLOATS]
+KERNELS = [*MMA.values(), MATRICES, TRANSPOSED, WORDS, FLOATS]
 
 
 def place_in_a(lane: int, i: int) -> tuple[int, int]:
@@ -60,17 +61,20 @@ def product(device: Launcher, place: str, dtype: torch.dtype, seed: int) -> tupl
     return found, a @ b + c
 
 
-def matrices(device: Launcher, place: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What ldmatrix.x4 of rows in any order loads, and what the manual says."""
+def matrices(device: Launcher, place: str, seed: int, *, is_transposed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ldmatrix.x4 of rows in any order loads, and what the manual says: 16-bit elements [32, 8]."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(-(1 << 31), 1 << 31, (LANES, 4), generator=generator).int()
+    rows = torch.randint(-(1 << 15), 1 << 15, (LANES, 8), generator=generator, dtype=torch.int16)
     order = torch.randperm(LANES, generator=generator).int()
-    words = torch.zeros(LANES, 4, dtype=torch.int32, device=place)
-    _launch(device, MATRICES, rows.to(place), order.to(place), words)
-    # Threads 8 i to 8 i + 7 hold the addresses of the rows of matrix i; thread l gets its row l / 4, elements
-    # 2 (l % 4) and the next one.
-    wanted = [[rows[order[8 * i + lane // 4], lane % 4] for i in range(4)] for lane in range(LANES)]
-    return words.cpu(), torch.tensor(wanted, dtype=torch.int32)
+    loaded = torch.zeros(LANES, 8, dtype=torch.int16, device=place)
+    _launch(device, TRANSPOSED if is_transposed else MATRICES, rows.to(place), order.to(place), loaded)
+    # Threads 8 i to 8 i + 7 hold the addresses of the rows of matrix i; thread l gets elements 2 (l % 4) and the next
+    # one of its row l / 4, or of its column l / 4 with .trans.
+    of_matrices = rows[order.long()].view(4, 8, 8)
+    if is_transposed:
+        of_matrices = of_matrices.mT
+    wanted = [of_matrices[:, lane // 4, 2 * (lane % 4) :][:, :2].flatten() for lane in range(LANES)]
+    return loaded.cpu(), torch.stack(wanted)
 
 
 def words(device: Launcher, place: str, operands: torch.Tensor) -> torch.Tensor:
@@ -97,8 +101,9 @@ def check_fragments(device: Launcher, place: str) -> None:
         for dtype in MMA:
             found, wanted = product(device, place, dtype, seed)
             assert torch.equal(found, wanted)
-        loaded, wanted = matrices(device, place, seed)
-        assert torch.equal(loaded, wanted)
+        for is_transposed in (False, True):
+            loaded, wanted = matrices(device, place, seed, is_transposed=is_transposed)
+            assert torch.equal(loaded, wanted)
 
 
 def check_words(device: Launcher, place: str) -> None:

@@ -36,6 +36,7 @@ SOME = {
         "walsh_hadamard<Rows, Float32>",
         "lossless_decode<Bfloat16Planes, Bfloat16>",
         "zfp_multiply<Bfloat16>",
+        "attention_few<Integer<4>, Bfloat16>",
     ),
 }
 """Labels of those that the quick pass compiles."""

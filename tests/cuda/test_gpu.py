@@ -7,9 +7,12 @@ import torch
 
 from tilepress.compress.codecs import encode
 from tilepress.kernels import CodecError, backend_of, decode, matmul
+from tilepress.kernels.attention import attend
+from tilepress.kernels.cuda import attention as attention_kernels
 from tilepress.kernels.cuda.launch import is_installed, launcher
+from tilepress.kernels.reference.attention import Attention
 
-from . import instructions
+from . import instructions, kv_cases
 from .cases import (
     DTYPE_LIST,
     MORE_SHAPES,
@@ -134,6 +137,36 @@ def test_any_bytes_of_payloads_end_in_some_values(spec: str) -> None:
         assert decode(random.to("cuda")).cpu().shape == (300, 4096)
         payload = with_parts(encoded, payload=random.parts["payload"])
         assert decode(payload.to("cuda")).cpu().shape == (300, 4096)
+
+
+@pytest.mark.parametrize("spec", kv_cases.SPECS)
+def test_attention_over_tiles_is_that_of_the_reference(spec: str) -> None:
+    for dtype in DTYPE_LIST:
+        for shape in (*kv_cases.SHAPES, *kv_cases.LARGE_SHAPES, kv_cases.Shape(1, 32, 8, 1, 4200, 128, 128)):
+            store = kv_cases.store_of(spec, shape, dtype, device="cuda")
+            query = kv_cases.query_of(shape, dtype).cuda()
+            assert attention_kernels.is_for(query, store)
+            plain = Attention(scaling=shape.key_size**-0.5)
+            kv_cases.assert_as_the_reference(attend(query, store, plain), query, store, plain)
+        for extra in kv_cases.extras(kv_cases.SHAPES[2]).values():
+            store = kv_cases.store_of(spec, kv_cases.SHAPES[2], dtype, device="cuda")
+            query = kv_cases.query_of(kv_cases.SHAPES[2], dtype).cuda()
+            there = {name: one.cuda() if isinstance(one, torch.Tensor) else one for name, one in extra.items()}
+            attention = Attention(scaling=0.3, **there)
+            kv_cases.assert_as_the_reference(attend(query, store, attention), query, store, attention)
+
+
+def test_attention_is_captured_in_a_graph_and_replayed() -> None:
+    shape = kv_cases.Shape(1, 8, 2, 1, 700, 128, 128)
+    store = kv_cases.store_of("int:bits=4", shape, torch.bfloat16, device="cuda")
+    query, attention = kv_cases.query_of(shape, torch.bfloat16).cuda(), Attention(scaling=0.1)
+    attend(query, store, attention)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = attend(query, store, attention)
+    query.copy_(query.flip(1))
+    graph.replay()
+    assert torch.equal(found, attend(query, store, attention))
 
 
 def test_work_on_a_stream_of_ones_own_is_ordered() -> None:

@@ -22,7 +22,7 @@ from . import cases, emulation
 ROOT = Path(__file__).parents[2]
 SUPPRESSIONS = ROOT / "tests" / "sanitizers" / "thread.suppressions"
 TILES, TRELLIS = "tests/cuda/test_tiles.py", "tests/cuda/test_trellis.py"
-LOSSLESS, SZ, ZFP = (f"tests/cuda/test_{codec}.py" for codec in ("lossless", "sz", "zfp"))
+LOSSLESS, SZ, ZFP, ATTENTION = (f"tests/cuda/test_{name}.py" for name in ("lossless", "sz", "zfp", "attention"))
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,6 +73,7 @@ SZ_DECODE = f"{SZ}::test_decoding_is_bit_identical_with_the_reference[abs=1e-3,p
 ZFP_DECODE = f"{ZFP}::test_any_values_and_any_bytes_are_decoded_as_by_the_reference"
 OF_TILES, OF_TRELLIS = "Integer<4>|add_splits", "Bits<4>|walsh_hadamard|hartley|trellis_prepare|add_splits"
 OF_LOSSLESS, OF_SZ = "lossless_decode<Bfloat16", "sz_high_parts<Bfloat16|sz_values<Bfloat16"
+ATTEND, OF_ATTENTION = f"{ATTENTION}::test_attention_is_that_of_the_reference[fp8]", "_few<E4m3|_merge<Float16"
 
 MISTAKES = {
     "no barrier between writing and reading": Mistake(
@@ -196,6 +197,27 @@ MISTAKES = {
         "zfp_multiply.cu", "    __syncthreads();\n", "", f"{ZFP}::test_products_are_those_of_the_reference",
         "zfp_multiply|add_splits", (FAIR, GREEDY, RACE),
     ),
+    "no wait for a copy of a tile": Mistake(
+        "attention_stages.cuh", "copies_wait<kStages - 2>();", "copies_wait<kStages>();", ATTEND, OF_ATTENTION,
+        (FAIR, GREEDY),
+    ),
+    "a tile's stage is overwritten while it is read": Mistake(
+        "attention_stages.cuh", "kStages - 2>();\n        __syncwarp();", "kStages - 2>();", ATTEND, OF_ATTENTION,
+        (WRONG, RACE),
+    ),
+    "weights of other lanes are read without a barrier": Mistake(
+        "attention.cuh", "        __syncwarp();\n    }", "    }", ATTEND, OF_ATTENTION, (FAIR, RACE)
+    ),
+    "a token past the end of the window is read": Mistake(
+        "attention.cuh", "min(token, tokens - 1)", "token",
+        f"{ATTENTION}::test_a_full_window_that_is_no_multiple_of_anything[fp8]", OF_ATTENTION, (OVERFLOW,),
+    ),
+    "warps add to the same sums at once": Mistake(
+        "attention_few.cu",
+        "sums_[block][i];\n                    }\n                }\n            __syncthreads();",
+        "sums_[block][i];\n                    }\n                }",
+        ATTEND, OF_ATTENTION, (RACE,),
+    ),
 }  # fmt: skip
 """The first eight are those of the table of what each way of watching finds, in docs/cuda.md."""
 
@@ -245,7 +267,10 @@ def test_a_planted_mistake_is_found(name: str, watch: Watch, tmp_path: Path) -> 
 # zfpy brings an OpenMP of its own, which ThreadSanitizer's suppressions can't tell from PyTorch's.
 @pytest.mark.parametrize(
     ("file", "mode"),
-    ((LOSSLESS, "address"), (SZ, "address"), (ZFP, "address"), (LOSSLESS, "thread"), (SZ, "thread")),
+    (
+        *((file, "address") for file in (LOSSLESS, SZ, ZFP, ATTENTION)),
+        *((file, "thread") for file in (LOSSLESS, SZ, ATTENTION)),
+    ),
 )
 def test_kernels_that_follow_any_bytes_touch_nothing_but_their_own(file: str, mode: str) -> None:
     done = watched(mode, ["-m", "not slow", file], {})

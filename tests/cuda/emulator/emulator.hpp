@@ -12,6 +12,7 @@
 #include <xmmintrin.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -190,20 +191,29 @@ TILEPRESS_DEVICE void bf16_mma(float (&sums)[4], const u32 (&a)[4], const u32 (&
     mma_of<float_of_bf16>(sums, a, b, __LINE__);
 }
 
-// Lane 8 i + j brings row j of matrix i; lane 4 g + t gets its word t of row g of each.
-EMULATOR_UNWATCHED inline void load_matrices_of(u32 (&words)[4], const void* row, int line) {
+// Lane 8 i + j brings row j of matrix i; lane 4 g + t gets its values 2 t and 2 t + 1 of row g of each, or values g of
+// rows 2 t and 2 t + 1.
+EMULATOR_UNWATCHED inline void load_matrices_of(u32 (&words)[4], const void* row, bool is_transposed, int line) {
     if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
         emulator::fail("line %d: a row of a matrix begins at no multiple of 16", line);
     const emulator::Gathered<const void*> rows = emulator::gather(0xffffffffu, row, line);
     const unsigned g = emulator::current().lane / 4, t = emulator::current().lane % 4;
     for (unsigned i = 0; i < 4; ++i) {
-        const auto* word = static_cast<const unsigned char*>(rows.of[8 * i + g]) + 4 * t;
-        emulator::watch_read(word, sizeof(u32));
-        std::memcpy(&words[i], word, sizeof(u32));
+        u16 pair[2];
+        for (unsigned j = 0; j < 2; ++j) {
+            const unsigned of_row = is_transposed ? 2 * t + j : g, place = is_transposed ? g : 2 * t + j;
+            const auto* value = static_cast<const u16*>(rows.of[8 * i + of_row]) + place;
+            emulator::watch_read(value, sizeof(u16));
+            std::memcpy(&pair[j], value, sizeof(u16));
+        }
+        words[i] = pair[0] | static_cast<u32>(pair[1]) << 16;
     }
 }
 TILEPRESS_DEVICE void load_matrices(u32 (&words)[4], const void* row) {
-    load_matrices_of(words, row, __LINE__);
+    load_matrices_of(words, row, false, __LINE__);
+}
+TILEPRESS_DEVICE void load_matrices_transposed(u32 (&words)[4], const void* row) {
+    load_matrices_of(words, row, true, __LINE__);
 }
 
 TILEPRESS_DEVICE void copy_async(void* shared, const void* global) {

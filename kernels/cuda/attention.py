@@ -1,0 +1,131 @@
+"""Attention over a compressed KV cache on a GPU, whose codes become operands of tensor cores in registers."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+
+from tilepress.kernels.cuda import registry
+from tilepress.kernels.cuda.launch import Float, Int, Launcher, Long, Pointer, launcher
+from tilepress.kernels.errors import CodecError
+from tilepress.kernels.kv_store import KvStore
+from tilepress.kernels.reference.attention import Attention
+
+MOST_QUERIES = 8
+"""Queries that `attention_few` takes; more are left to PyTorch's matmuls."""
+
+CODECS = frozenset(codec for codec, _ in registry.KV_CODES)
+"""Codecs of caches that have kernels."""
+
+_BLOCKS_A_MULTIPROCESSOR = 3
+_PARTIAL_EXTRAS = 4
+"""Floats of a partial besides the sums of values."""
+
+
+def is_for(query: torch.Tensor, store: KvStore) -> bool:
+    """Whether `attend` takes this call; it has no gradient."""
+    return (
+        query.is_cuda
+        and store.params.codec in CODECS
+        and query.shape[2] <= MOST_QUERIES
+        and query.dtype == store.layout.dtype
+        and not (torch.is_grad_enabled() and query.requires_grad)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.Tensor:
+    """As `kernels.attention.attend`, which has checked the arguments."""
+    return attend_on(launcher(query.device), query, store, attention)
+
+
+def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: Attention) -> torch.Tensor:
+    """The same by kernels of this device.
+
+    Raises:
+        CodecError: tiles that kernels can't read.
+    """
+    layout = store.layout
+    group, value_size = layout.group, layout.value_size
+    query = query.contiguous()
+    sequences, heads, queries, _ = query.shape
+    first = _first_tile(store, queries, attention.window)
+    tiles = tile_addresses(store)
+    keys, values, window_tokens = store.window_room
+
+    units, rows = sequences * store.heads, heads // store.heads * queries
+    blocks = units * -(-rows // registry.KV_ROWS) * -(-value_size // registry.KV_SLICE_CHANNELS)
+    passes = (len(tiles) - first) * -(-group // registry.KV_PASS_TOKENS) + -(-window_tokens // registry.KV_PASS_TOKENS)
+    wanted = _BLOCKS_A_MULTIPROCESSOR * device.multiprocessors // blocks
+    splits = max(1, min(wanted, -(-passes // registry.FEW_WARPS), registry.MOST_GRID_Y))
+    partials = query.new_empty(units * rows, splits, value_size + _PARTIAL_EXTRAS, dtype=torch.float32)
+    slopes, sinks, bias = _floats(attention.slopes), _floats(attention.sinks), _bias(attention.mask)
+    device.launch(
+        registry.attention_few(store.params.codec, store.params.bits, query.dtype),
+        (blocks, splits),
+        (
+            *map(Pointer, (query, tiles, keys, values, slopes, bias, partials)),
+            *map(Int, (group, layout.key_size, value_size, store.heads, heads, queries)),
+            *map(Int, (first, len(tiles), window_tokens, keys.shape[2])),
+            Float(attention.scaling),
+            Float(attention.softcap or 0.0),
+            Int(attention.is_causal),
+            Int(attention.window),
+            *map(Long, _steps(bias)),
+        ),
+    )
+    result = query.new_empty(sequences, heads, queries, value_size)
+    device.launch(
+        registry.attention_merge(query.dtype),
+        (units * rows, 1),
+        (*map(Pointer, (partials, sinks, result)), *map(Int, (splits, value_size, heads, queries))),
+    )
+    return result
+
+
+def _first_tile(store: KvStore, queries: int, window: int) -> int:
+    """The first tile of which a query sees anything."""
+    if not window:
+        return 0
+    first_seen = max(0, store.tokens - queries + 1 - window)
+    return min(first_seen, store.encoded_tokens) // store.layout.group
+
+
+_known: WeakKeyDictionary[KvStore, tuple[list[int], torch.Tensor]] = WeakKeyDictionary()
+
+
+def tile_addresses(store: KvStore) -> torch.Tensor:
+    """Where each tile begins, int64 on the device of the cache; the same tensor as long as no tile comes or goes."""
+    blocks = [block.data_ptr() for block in store.blocks]
+    numbers = [len(block) for block in store.blocks]
+    before = _known.get(store)
+    if before is not None and before[0] == blocks + numbers:
+        return before[1]
+    if any(block.data_ptr() % 16 or not block.is_contiguous() for block in store.blocks):
+        raise CodecError("the tiles of a KV cache do not begin at a multiple of 16 bytes")
+    of_tiles = [block.data_ptr() + i * block[0].nbytes for block in store.blocks for i in range(len(block))]
+    tiles = torch.tensor(of_tiles, dtype=torch.int64, device=store.window_keys.device)
+    _known[store] = blocks + numbers, tiles
+    return tiles
+
+
+def _floats(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else values.detach().float().contiguous()
+
+
+def _bias(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """What is added to scores, float32 contiguous in the shape of the mask."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return mask.detach().float().contiguous()
+
+
+def _steps(bias: torch.Tensor | None) -> tuple[int, int, int]:
+    """Values from one sequence, head or query to the next; none where all share them."""
+    if bias is None:
+        return 0, 0, 0
+    steps = [stride if size > 1 else 0 for size, stride in zip(bias.shape, bias.stride(), strict=True)]
+    return steps[0], steps[1], steps[2]
