@@ -206,11 +206,18 @@ def compare(
 @command
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="DST...", help="Compressed or uncompressed checkpoints.")],
+    peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="llama.cpp: it runs the GGUF files among DST, or else files of 4 bits that it makes of the first one.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. Default: PyTorch's.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Time models: loading, a prompt, and token after token; and see how much of a token is native code."""
+    """Time models in turns: loading, a prompt, token after token; and see how much of a token is native code."""
     import torch
 
     from tilepress.runtime.bench import HEADINGS
@@ -220,7 +227,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     with progress("bench", quiet or as_json) as show:
-        rows = run(models, show)
+        rows = run(models, peers or (), show)
     if as_json:
         print_json([vars(row) for row in rows])
     elif not quiet:

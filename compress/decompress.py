@@ -10,7 +10,6 @@ import torch
 from tilepress.formats.checkpoint_writer import write_checkpoint
 from tilepress.formats.container import Container
 from tilepress.formats.safetensors_checkpoint import companion_files
-from tilepress.formats.tensor_info import TensorInfo
 from tilepress.kernels import CodecError, FormatError
 
 
@@ -31,7 +30,7 @@ def decompress(
         TilepressError: a damaged container, an existing destination, or a disk that can't take it.
     """
     container = Container.open(source)
-    infos = [TensorInfo(record.name, record.shape, record.dtype) for record in container.records.values()]
+    infos = list(container.infos.values())
     total = sum(info.size_bytes for info in infos)
     done = 0
 

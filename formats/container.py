@@ -29,6 +29,7 @@ from tilepress.formats.record import (
 )
 from tilepress.formats.safetensors_header import Entry, Header, map_tensor, read_header
 from tilepress.formats.sharding import CONFIG_NAME, INDEX_NAME, read_json_object, weight_files
+from tilepress.formats.tensor_info import TensorInfo
 from tilepress.kernels import Encoded, FormatError, decode, dtype_name
 
 QUANT_METHOD = "tilepress"
@@ -92,6 +93,11 @@ class Container:
         """config.json, empty where there is none."""
         path = self.path / CONFIG_NAME
         return read_json_object(path) if path.exists() else {}
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """Name -> what is known of each tensor as the source had it."""
+        return {name: TensorInfo(name, record.shape, record.dtype) for name, record in self.records.items()}
 
     @property
     def size_bytes(self) -> int:

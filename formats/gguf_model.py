@@ -27,7 +27,7 @@ from tilepress.kernels.errors import FormatError, TilepressError
 BLOCKS_DTYPE = torch.bfloat16
 """Dtype in which tensors of a quantized type are given."""
 
-_PLAIN_DTYPES: Mapping[gguf.GGMLQuantizationType, torch.dtype] = {
+PLAIN_DTYPES: Mapping[gguf.GGMLQuantizationType, torch.dtype] = {
     gguf.GGMLQuantizationType.F32: torch.float32,
     gguf.GGMLQuantizationType.F16: torch.float16,
     gguf.GGMLQuantizationType.BF16: torch.bfloat16,
@@ -39,6 +39,8 @@ _TOKEN_KEYS = {
     "pad_token": "tokenizer.ggml.padding_token_id",
 }
 _BLOCK_COUNT = "block_count"
+NO_VOCABULARY = "no_vocab"
+"""What llama.cpp calls the tokenizer of a file that has none."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,15 @@ class Assembly:
 
 def exposed_dtype(tensors: list[GgufTensor]) -> torch.dtype:
     """Give the dtype of a parameter made of `tensors`: their own if they agree, `BLOCKS_DTYPE` for quantized types."""
-    if any(tensor.type not in _PLAIN_DTYPES for tensor in tensors):
+    if any(tensor.type not in PLAIN_DTYPES for tensor in tensors):
         return BLOCKS_DTYPE
-    dtypes = {_PLAIN_DTYPES[tensor.type] for tensor in tensors}
+    dtypes = {PLAIN_DTYPES[tensor.type] for tensor in tensors}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def is_quantized(header: GgufHeader) -> bool:
     """Whether any tensor of the file is of a quantized type."""
-    return any(tensor.type not in _PLAIN_DTYPES for tensor in header.tensors.values())
+    return any(tensor.type not in PLAIN_DTYPES for tensor in header.tensors.values())
 
 
 def main_dtype(header: GgufHeader) -> torch.dtype:
@@ -232,7 +234,7 @@ def save_tokenizer(file: Path, header: GgufHeader, folder: Path) -> None:
     Raises:
         FormatError: a tokenizer that Transformers can't convert.
     """
-    if "tokenizer.ggml.model" not in header.metadata:
+    if header.metadata.get("tokenizer.ggml.model", NO_VOCABULARY) == NO_VOCABULARY:
         return
     with explained(header.path, "its tokenizer"):
         # Not the auto class: before 5.20 it takes a model's usual tokenizer class, which need not be this file's.

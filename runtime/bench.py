@@ -1,16 +1,21 @@
-"""How fast models run, one after the other: `tilepress bench`."""
+"""How fast models run, in turns: `tilepress bench`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from tilepress.formats.checkpoint import GGUF_SUFFIX
+from tilepress.kernels import RecipeError
+from tilepress.runtime import llama_cpp
 from tilepress.runtime.entrants import Entrant
-from tilepress.runtime.speed import DECODED_TOKENS, PROMPT_TOKENS, measure_speed, resident_bytes
+from tilepress.runtime.speed import PROMPT_TOKENS, Contestant, ModelRunner, Runner, Speed, measure_speed
 
 Report = Callable[[int, int, str], None]
 
@@ -18,6 +23,8 @@ HEADINGS = (
     *("model", "codec", "size MB", "memory MB", "load s", "prefill tok/s", "decode tok/s"),
     *("token ms", "native ms", "other ms"),
 )
+ROUNDS = 3
+"""Turns of each model, of which the fastest counts: other work on the machine only adds to times."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,12 @@ class Bench:
 
     Attributes:
         name: of its folder or file.
-        codec: spec of most of its weights.
+        codec: spec of most of its weights; of a peer, its name and type of file.
         size_bytes: of its weight files.
         memory_bytes: of its parameters and buffers.
         load_seconds: until the model can run.
         tokens_per_second_prefill: of a prompt of 256 tokens, the best of a few passes.
-        tokens_per_second_decode: token by token after it.
+        tokens_per_second_decode: token by token after it, of the fastest of a few turns.
         native_share: of a token's time that native steps take; 0 where the model takes none.
     """
 
@@ -57,40 +64,78 @@ class Bench:
         )
 
 
-def bench(models: Sequence[str | Path], report: Report = lambda done, total, what: None) -> list[Bench]:
-    """Load and time causal language models, each alone in memory.
+def bench(
+    models: Sequence[str | Path],
+    peers: Sequence[str] = (),
+    report: Report = lambda done, total, what: None,
+) -> list[Bench]:
+    """Load and time causal language models, all in memory at once, in turns.
 
     Args:
-        models: compressed or uncompressed checkpoints.
-        report: called with models done, all of them, and the name of the next.
+        models: compressed or uncompressed checkpoints. With a peer, it runs those that are GGUF files.
+        peers: "llama.cpp", or none. Where no GGUF file is among the models, it runs files made of the first one.
+        report: called with steps done, all of them, and what is next.
 
     Raises:
-        TilepressError: there is no such model, it is damaged, or it doesn't generate text.
+        TilepressError: there is no such model, it is damaged, or it doesn't generate text; no such peer, or it is not
+            installed.
     """
-    entrants = [Entrant(model) for model in models]
-    rows = []
-    for number, entrant in enumerate(entrants):
-        report(number, len(entrants), entrant.name)
-        rows.append(_measure(entrant))
-    report(len(entrants), len(entrants), "")
-    return rows
+    with TemporaryDirectory(prefix="tilepress-") as folder, ExitStack() as loaded:
+        contestants = _contestants(models, peers, Path(folder))
+        total = len(contestants) * (1 + ROUNDS)
+        runners: list[tuple[Runner, float]] = []
+        for number, contestant in enumerate(contestants):
+            report(number, total, contestant.name)
+            begin = time.perf_counter()
+            runner = loaded.enter_context(contestant.load())
+            runners.append((runner, time.perf_counter() - begin))
+        speeds: list[list[Speed]] = [[] for _ in contestants]
+        for turn in range(ROUNDS * len(contestants)):
+            number = turn % len(contestants)
+            report(len(contestants) + turn, total, contestants[number].name)
+            speeds[number].append(_measure(runners[number][0]))
+        report(total, total, "")
+        return [
+            _row(contestant, *runner, of_turns)
+            for contestant, runner, of_turns in zip(contestants, runners, speeds, strict=True)
+        ]
 
 
-def _measure(entrant: Entrant) -> Bench:
-    begin = time.perf_counter()
-    model = entrant.load(entrant.dtype)
-    load_seconds = time.perf_counter() - begin
-    vocabulary = int(entrant.config.get_text_config().vocab_size)
+def _contestants(models: Sequence[str | Path], peers: Sequence[str], folder: Path) -> list[Contestant]:
+    unknown = next((peer for peer in peers if peer != llama_cpp.NAME), None)
+    if unknown is not None:
+        raise RecipeError(f"no peer is called {unknown!r}; there is {llama_cpp.NAME}")
+    if peers:
+        llama_cpp.library()
+    files = [Path(model) for model in models if peers and Path(model).suffix == GGUF_SUFFIX]
+    entrants = [Entrant(model) for model in models if Path(model) not in files]
+    ours = [_contestant(entrant) for entrant in entrants]
+    if peers and not files:
+        files = llama_cpp.files_of(entrants[0], folder)
+    return ours + [llama_cpp.contestant(file) for file in files]
+
+
+def _contestant(entrant: Entrant) -> Contestant:
+    weights = entrant.weights
+    return Contestant(
+        entrant.name, weights.codec, weights.size_bytes, lambda: nullcontext(ModelRunner(entrant.load(entrant.dtype)))
+    )
+
+
+def _measure(runner: Runner) -> Speed:
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocabulary, (PROMPT_TOKENS + DECODED_TOKENS,), generator=generator)
-    speed = measure_speed(model, tokens)
+    return measure_speed(runner, torch.randint(runner.vocabulary, (PROMPT_TOKENS,), generator=generator))
+
+
+def _row(contestant: Contestant, runner: Runner, load_seconds: float, speeds: Sequence[Speed]) -> Bench:
+    fastest = max(speeds, key=lambda speed: speed.decode)
     return Bench(
-        name=entrant.name,
-        codec=entrant.weights.codec,
-        size_bytes=entrant.weights.size_bytes,
-        memory_bytes=resident_bytes(model),
+        name=contestant.name,
+        codec=contestant.codec,
+        size_bytes=contestant.size_bytes,
+        memory_bytes=runner.memory_bytes,
         load_seconds=load_seconds,
-        tokens_per_second_prefill=speed.prefill,
-        tokens_per_second_decode=speed.decode,
-        native_share=speed.native_share,
+        tokens_per_second_prefill=max(speed.prefill for speed in speeds),
+        tokens_per_second_decode=fastest.decode,
+        native_share=fastest.native_share,
     )

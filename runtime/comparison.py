@@ -25,7 +25,7 @@ from tilepress.kernels import RecipeError, dtype_name
 from tilepress.runtime.base_logits import LogitsCache, logits_key
 from tilepress.runtime.entrants import Entrant
 from tilepress.runtime.evaluation import Accuracy, evaluate, predictions
-from tilepress.runtime.speed import measure_speed, resident_bytes
+from tilepress.runtime.speed import ModelRunner, measure_speed, resident_bytes
 
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 """Dtype in which a model is run against itself to find the noise floor."""
@@ -292,7 +292,7 @@ def _noise_floor(
 def _row(
     entrant: Entrant, model: PreTrainedModel, load_seconds: float, accuracy: Accuracy, windows: Sequence[torch.Tensor]
 ) -> Row:
-    speed = measure_speed(model, windows[0])
+    speed = measure_speed(ModelRunner(model), windows[0])
     return Row(
         name=entrant.name,
         codec=entrant.weights.codec,

@@ -62,6 +62,7 @@ class Entrant:
     Attributes:
         source: path or name, as it was given.
         name: last part of it.
+        opened: the container or checkpoint.
         weights: figures of its weight files.
         config: of the model.
     """
@@ -75,13 +76,13 @@ class Entrant:
         """
         self.source = source
         self.name = Path(source).absolute().name
-        self._checkpoint = None if is_container(Path(source)) else open_checkpoint(source)
-        if self._checkpoint is None:
-            self.weights = _of_container(Container.open(source))
-            self._folder = Path(source)
+        self.opened: Container | Checkpoint
+        if is_container(Path(source)):
+            self.opened = Container.open(source)
+            self.weights = _of_container(self.opened)
         else:
-            self.weights = _of_checkpoint(self._checkpoint)
-            self._folder = self._checkpoint.path
+            self.opened = open_checkpoint(source)
+            self.weights = _of_checkpoint(self.opened)
         self.config = self._read_config()
 
     @property
@@ -96,7 +97,7 @@ class Entrant:
         Raises:
             RecipeError: there is none that Transformers can load.
         """
-        return load_tokenizer(self._folder, self.source)
+        return load_tokenizer(self.opened.path, self.source)
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the model for inference.
@@ -106,9 +107,9 @@ class Entrant:
             RecipeError: an uncompressed checkpoint whose tensors don't make up the model.
         """
         with _without_progress_bars():
-            if self._checkpoint is None:
-                return cast(PreTrainedModel, load(self._folder, dtype=dtype))
-            return self._load_uncompressed(self._checkpoint, dtype)
+            if isinstance(self.opened, Container):
+                return cast(PreTrainedModel, load(self.opened.path, dtype=dtype))
+            return self._load_uncompressed(self.opened, dtype)
 
     def _load_uncompressed(self, checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
         """Build the model from the very tensors that a conversion of the same source reads."""
@@ -125,7 +126,7 @@ class Entrant:
 
     def _read_config(self) -> PretrainedConfig:
         try:
-            config: PretrainedConfig = AutoConfig.from_pretrained(self._folder)
+            config: PretrainedConfig = AutoConfig.from_pretrained(self.opened.path)
         except Exception as problem:  # Config classes raise whatever a wrong value makes them stumble over.
             raise RecipeError(
                 f"{self.source}: has no config.json that Transformers can load ({first_line(problem)})"

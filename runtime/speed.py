@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -25,6 +26,49 @@ DECODED_TOKENS = 32
 _PREFILLS = 3
 _LONGEST_SECONDS = 4.0
 """After this time neither measurement begins another step."""
+
+
+class Runner(Protocol):
+    """A loaded causal language model, as it is timed."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of its weights."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that it knows."""
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that it takes; None: any number."""
+
+    @property
+    def native_seconds(self) -> float:
+        """That decoding has spent in native steps so far."""
+
+    def prefill(self, prompt: torch.Tensor) -> None:
+        """Take an int64 vector of tokens from the beginning, and compute the logits of the last."""
+
+    def decode(self) -> None:
+        """Take the token that the last logits rank first."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model on disk.
+
+    Attributes:
+        name: of its folder or file.
+        codec: what most of its weights are in.
+        size_bytes: of its weight files.
+        load: makes a runner of it, which is gone when the context is left.
+    """
+
+    name: str
+    codec: str
+    size_bytes: int
+    load: Callable[[], AbstractContextManager[Runner]]
 
 
 @dataclass(frozen=True)
@@ -43,36 +87,57 @@ class Speed:
     native_share: float
 
 
-def measure_speed(model: PreTrainedModel, tokens: torch.Tensor) -> Speed:
+class ModelRunner:
+    """A model of Transformers, in evaluation mode."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Run nothing yet."""
+        self.memory_bytes = resident_bytes(model)
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.context = context_length(model.config)
+        self._model = model
+        parameters = inspect.signature(model.forward).parameters
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._cache = cache_argument(model)
+        self._state: Any = None
+
+    @property
+    def native_seconds(self) -> float:
+        """Of native steps since the model was prepared for them."""
+        forward = self._model.forward
+        return forward.native_seconds if isinstance(forward, NativeForward) else 0.0
+
+    def prefill(self, prompt: torch.Tensor) -> None:
+        """One pass with an empty cache."""
+        self._run(prompt.to(self._model.device)[None], **self._last_only)
+
+    def decode(self) -> None:
+        """One pass over one token."""
+        self._run(self._state.logits[:, -1:].argmax(-1), **{self._cache: self._state[self._cache]})
+
+    @torch.inference_mode()
+    def _run(self, ids: torch.Tensor, **options: Any) -> None:
+        self._state = self._model(input_ids=ids, use_cache=True, **options)
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)
+
+
+def measure_speed(runner: Runner, tokens: torch.Tensor) -> Speed:
     """Time a causal language model.
 
     Args:
-        model: in evaluation mode.
+        runner: of the model.
         tokens: int64 vector, the first of which are the prompt.
     """
-    room = (context_length(model.config) or PROMPT_TOKENS + DECODED_TOKENS + 1) - 1
+    room = (runner.context or PROMPT_TOKENS + DECODED_TOKENS + 1) - 1
     decoded = max(1, min(DECODED_TOKENS, room // 2))
-    prompt = tokens[: min(PROMPT_TOKENS, max(1, room - decoded))].to(model.device)[None]
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    cache = cache_argument(model)
-    state: Any = None
-
-    def prefill() -> None:
-        nonlocal state
-        state = model(input_ids=prompt, use_cache=True, **last_only)
-
-    def decode() -> None:
-        nonlocal state
-        chosen = state.logits[:, -1:].argmax(-1)
-        state = model(input_ids=chosen, use_cache=True, **{cache: state[cache]})
-
-    with torch.inference_mode():
-        passes = _time(prefill, _PREFILLS, model.device)
-        decode()
-        before = _native_seconds(model)
-        steps = _time(decode, decoded, model.device)
-    native_share = (_native_seconds(model) - before) / sum(steps)
-    return Speed(prompt.shape[1] / min(passes), len(steps) / sum(steps), native_share)
+    prompt = tokens[: min(PROMPT_TOKENS, max(1, room - decoded))]
+    passes = _time(lambda: runner.prefill(prompt), _PREFILLS)
+    runner.decode()
+    before = runner.native_seconds
+    steps = _time(runner.decode, decoded)
+    native_share = (runner.native_seconds - before) / sum(steps)
+    return Speed(len(prompt) / min(passes), len(steps) / sum(steps), native_share)
 
 
 def resident_bytes(model: torch.nn.Module) -> int:
@@ -83,22 +148,11 @@ def resident_bytes(model: torch.nn.Module) -> int:
     return sum(sizes.values())
 
 
-def _native_seconds(model: PreTrainedModel) -> float:
-    return model.forward.native_seconds if isinstance(model.forward, NativeForward) else 0.0
-
-
-def _time(step: Callable[[], None], times: int, device: torch.device) -> list[float]:
+def _time(step: Callable[[], None], times: int) -> list[float]:
     """Seconds of each step, of which there are so many, or fewer if they take long."""
     seconds: list[float] = []
     while len(seconds) < times and sum(seconds) < _LONGEST_SECONDS:
-        _wait_for(device)
         begin = time.perf_counter()
         step()
-        _wait_for(device)
         seconds.append(time.perf_counter() - begin)
     return seconds
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
