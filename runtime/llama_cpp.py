@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ _FILE_TYPE_KEY = "general.file_type"
 
 
 def library() -> Any:
-    """The C interface of llama.cpp, which says no more than errors.
+    """The C interface of llama.cpp, which keeps its messages to itself.
 
     Raises:
         RecipeError: llama-cpp-python is not installed.
@@ -42,7 +43,8 @@ def library() -> Any:
         library = importlib.import_module("llama_cpp")
     except ImportError:
         raise RecipeError(f"{NAME}: is not here to compare with; pip install llama-cpp-python") from None
-    library._logger.set_verbose(False)
+    # It takes warnings for errors.
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
     return library
 
 

@@ -39,7 +39,6 @@ class StandIn(ModuleType):
     def __init__(self) -> None:
         super().__init__("llama_cpp")
         self.seen: list[int] = []
-        self._logger = SimpleNamespace(set_verbose=lambda verbose: None)
         self.llama_model_get_vocab = self.llama_get_memory = lambda of: of
         self.llama_vocab_n_tokens = lambda vocabulary: VOCABULARY
         self.llama_model_n_ctx_train = lambda model: 1024
