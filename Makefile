@@ -4,7 +4,7 @@
 #   make test       lint, then every test that is not slow
 #   make test-all   lint, then every test
 #   make sanitize   the kernels' tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
-#   make fuzz       fuzz every decoder for FUZZ_SECONDS each; needs clang
+#   make fuzz       fuzz every decoder, and attention, for FUZZ_SECONDS each; needs clang
 #   make bench      measure what benchmarks/README.md says
 #   make lint       formatting, style and types of Python and C++
 #   make clean      remove the environment and everything that was built
@@ -44,7 +44,7 @@ sanitize: $(READY)
 	$(BIN)/pytest tests/sanitizers $(PYTEST_FLAGS)
 
 fuzz: $(READY)
-	@echo "== fuzz: every decoder for $(FUZZ_SECONDS) seconds, findings in out/fuzz"
+	@echo "== fuzz: every decoder, and attention, for $(FUZZ_SECONDS) seconds, findings in out/fuzz"
 	@command -v clang++ >/dev/null || { echo "make fuzz needs clang: apt-get install clang libclang-rt-14-dev"; exit 1; }
 	$(BIN)/python -m pip install --quiet "atheris>=3.0"
 	$(BIN)/python tests/fuzz/fuzz.py $(FUZZ_SECONDS)

@@ -7,6 +7,7 @@ layers that Transformers or tilepress has put there, with no option that changes
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -89,8 +90,7 @@ class Snapshot:
     """A model's modules and tensors at one time.
 
     It is looked at for each token, when no cache of the processor holds anything of the model any more, and so looks
-    at as little as will do: where PyTorch moves or casts a module, buffers become other tensors, and parameters get
-    other memory.
+    at as little as will do.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -100,11 +100,13 @@ class Snapshot:
         self._known_children = list(_values(self._children))
         self._parts = [part for module in modules for part in (module._parameters, module._buffers) if part]
         self._known_parts = list(_values(self._parts))
-        self._parameters = [tensor for tensor in self._known_parts if isinstance(tensor, nn.Parameter)]
-        self._addresses = list(map(torch.Tensor.data_ptr, self._parameters))
+        self._tensors = [tensor for tensor in self._known_parts if tensor is not None]
+        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+        self._parameters = [tensor for tensor in self._tensors if isinstance(tensor, nn.Parameter)]
         # Hooks of the model itself are called around the step.
         self._hooks = [hooks for module in modules[1:] for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks_looked_at = -1
+        self._are_capturing = False
         self._attributes = [module.__dict__ for module in modules[1:] if not isinstance(module, CompressedTensor)]
 
     def is_current(self) -> bool:
@@ -112,7 +114,7 @@ class Snapshot:
         return (
             all(map(operator.is_, _values(self._children), self._known_children))
             and all(map(operator.is_, _values(self._parts), self._known_parts))
-            and list(map(torch.Tensor.data_ptr, self._parameters)) == self._addresses
+            and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
         )
 
     def is_watched(self) -> bool:
@@ -128,10 +130,22 @@ class Snapshot:
         # PyTorch counts the hooks that are registered anywhere; only what was there at the last look can have gone.
         count = RemovableHandle.next_id
         if count != self._hooks_looked_at:
-            if any(self._hooks):
+            hooks = list(_values(self._hooks))
+            if not all(getattr(hook, "__module__", None) == _CAPTURING for hook in hooks):
                 return True
+            self._are_capturing = bool(hooks)
             self._hooks_looked_at = count
-        return False
+        return self._are_capturing and _is_capturing()
+
+
+_CAPTURING = "transformers.utils.output_capturing"
+"""Whose hooks stay on modules once hidden states have been asked for."""
+
+
+def _is_capturing() -> bool:
+    """Whether those hooks do anything now: somebody wants more of a model than logits."""
+    collector = getattr(sys.modules[_CAPTURING], "_active_collector", None)
+    return collector is None or collector.get() is not None
 
 
 def _values(dictionaries: list[Any]) -> Any:

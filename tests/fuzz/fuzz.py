@@ -1,11 +1,11 @@
-"""Fuzz decoders: atheris mutates what `target` describes, guided by the coverage of the native code, with
-AddressSanitizer and UndefinedBehaviorSanitizer watching.
+"""Fuzz native code: atheris mutates what `target` and `attention_target` describe, guided by the coverage of the native
+code, with AddressSanitizer and UndefinedBehaviorSanitizer watching.
 
-    python tests/fuzz/fuzz.py SECONDS [CODEC...]
+    python tests/fuzz/fuzz.py SECONDS [NAME...]
 
-Without a name, every codec of the registry has its turn. The first input that crashes, hangs, asks for more than a
-gigabyte or raises anything but `CodecError` ends a codec's turn and is kept in out/fuzz/CODEC; inputs that reach new
-code are collected in out/fuzz/CODEC/corpus, from where those worth keeping go to tests/fuzz/corpus/CODEC.
+A name is that of a codec, or `attention`; without one, all have their turn. The first input that crashes, hangs, asks
+for more than a gigabyte or raises what it should not ends a turn and is kept in out/fuzz/NAME; inputs that reach new
+code are collected in out/fuzz/NAME/corpus, from where those worth keeping go to tests/fuzz/corpus/NAME.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ FOLDER = Path(__file__).parent
 sys.path += [str(FOLDER), str(FOLDER.parent / "kernels"), str(FOLDER.parent / "sanitizers")]
 
 from sanitizers import ADDRESS, Sanitizer, run  # noqa: E402
-from specs import SPECS_OF  # noqa: E402
+from specs import FUZZED  # noqa: E402
 
 
-def fuzz(codec: str, seconds: str) -> None:
-    """Fuzz one decoder in this process, which has the instrumented extension in place. Does not return."""
+def fuzz(name: str, seconds: str) -> None:
+    """Fuzz one target in this process, which has the instrumented extension in place. Does not return."""
     importlib.import_module("instrumented")  # before anything of tilepress
     import atheris
-    import target
 
-    found = FOLDER.parents[1] / "out" / "fuzz" / codec
+    module, specs = FUZZED[name]
+    target = importlib.import_module(module)
+    found = FOLDER.parents[1] / "out" / "fuzz" / name
     corpus = found / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    specs = SPECS_OF[codec]
     for number, seed in enumerate(target.seeds(specs)):
         (corpus / f"seed-{number}").write_bytes(seed)
     options = [
         *(f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096", "-malloc_limit_mb=1024"),
         *(f"-artifact_prefix={found}/", "-max_len=16384", "-use_value_profile=1", "-print_final_stats=1"),
     ]
-    folders = [str(folder) for folder in (corpus, FOLDER / "corpus" / codec) if folder.is_dir()]
-    atheris.Setup([codec, *options, *folders], lambda data: target.check(specs, data))
+    folders = [str(folder) for folder in (corpus, FOLDER / "corpus" / name) if folder.is_dir()]
+    atheris.Setup([name, *options, *folders], lambda data: target.check(specs, data))
     atheris.Fuzz()
 
 
@@ -63,14 +63,14 @@ def fuzzer() -> Sanitizer:
 
 
 def main() -> None:
-    """Give every codec its turn in a process of its own."""
-    seconds, *codecs = sys.argv[1:]
+    """Give every target its turn in a process of its own."""
+    seconds, *names = sys.argv[1:]
     with_fuzzer = fuzzer()
     failed = []
-    for codec in codecs or SPECS_OF:
-        print(f"== fuzz: {codec}, {seconds} seconds", flush=True)
-        if run(with_fuzzer, [__file__, seconds, codec]).returncode:
-            failed.append(codec)
+    for name in names or FUZZED:
+        print(f"== fuzz: {name}, {seconds} seconds", flush=True)
+        if run(with_fuzzer, [__file__, seconds, name]).returncode:
+            failed.append(name)
     raise SystemExit(f"findings in {', '.join(failed)}: see out/fuzz" if failed else 0)
 
 

@@ -1,7 +1,8 @@
-"""What the fuzzer has kept is decoded again by every test run, with the extension that is installed."""
+"""What the fuzzer has kept is gone through again by every test run, with the extension that is installed."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tilepress.kernels import CODECS
 from tilepress.kernels.cpu.instruction_set import instruction_set as active
 
-from ..kernels.specs import SPECS_OF
+from ..kernels.specs import FUZZED, SPECS_OF
 
 pytest.importorskip("tilepress.kernels._native")
 
@@ -18,13 +19,15 @@ from . import target
 CORPUS = Path(__file__).parent / "corpus"
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_what_the_fuzzer_kept_decodes_or_is_refused(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FUZZED)
+def test_what_the_fuzzer_kept_is_computed_or_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, specs = FUZZED[name]
+    fuzzed = importlib.import_module(f".{module}", __package__)
     monkeypatch.setenv("TILEPRESS_CPU", "portable")  # and is put back after `check` has gone through all of them
-    kept = [path.read_bytes() for path in sorted((CORPUS / codec).glob("*"))]
+    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
     try:
-        for data in (*target.seeds(SPECS_OF[codec]), *kept):
-            target.check(SPECS_OF[codec], data)
+        for data in (*fuzzed.seeds(specs), *kept):
+            fuzzed.check(specs, data)
     finally:
         active.cache_clear()
 

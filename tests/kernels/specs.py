@@ -35,5 +35,14 @@ MORE_SPECS_OF: Mapping[str, tuple[str, ...]] = {
 }
 """Further ones, for the sweeps that take longer."""
 
+FUZZED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    **{codec: ("target", specs) for codec, specs in SPECS_OF.items()},
+    "attention": (
+        "attention_target",
+        ("int:bits=4", "int:bits=8,group=16", "int:bits=2", "fp8:group=16", "int:bits=4,group=32", "fp8"),
+    ),
+}
+"""What is fuzzed -> the module of tests/fuzz that does it, and the specs that it takes."""
+
 ROTATING = ("trellis",)
 """Codecs whose products rotate x and round it again: an error is as large as the norms say, not the single products."""

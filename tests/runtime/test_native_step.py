@@ -279,6 +279,8 @@ def test_other_outputs_and_masks_are_left_to_transformers(
     model.set_attn_implementation("eager")
     logits(model, tokens(10), 9, **options)
     assert not taken
+    logits(model, tokens(10), 9)
+    assert len(taken) == 1
 
 
 def test_gradients_training_and_other_caches_are_left_to_transformers(model: Any, taken: list[int]) -> None:
@@ -308,6 +310,8 @@ def test_changed_weights_are_followed(model: Any, taken: list[int]) -> None:
         model.lm_head.weight.codes.bitwise_not_()
         norm.weight.data = norm.weight * 1.5
         attention.q_proj.weight.scales = attention.q_proj.weight.scales * 2
+        scales = model.model.layers[1].self_attn.q_proj.weight.scales
+        scales.data = scales * 2
         model.model.layers[1].mlp.up_proj = model.model.layers[0].mlp.up_proj
     found = logits(model, ids, 9)
     assert (found - first).abs().max() > 0.01

@@ -15,6 +15,7 @@ from .sanitizers import ADDRESS, SANITIZERS, THREAD, Sanitizer, build, run, why_
 PYTEST = ("-m", "pytest", "-p", "instrumented", "-p", "no:cacheprovider", "-q", "-x", "--capture=sys")
 BACKENDS = "tests/kernels/test_backends.py"
 DECODER = "tests/kernels/test_decoder.py"
+ATTENTION = "tests/kernels/test_attention.py"
 # For a short pass, what compiles quickly. Threads share the work in the same way in every unit, so that the one without
 # vectors will do.
 QUICK = {
@@ -65,9 +66,9 @@ def test_the_instrumented_extension_is_the_one_that_runs(finder: str) -> None:
 def test_a_short_pass_is_clean(finder: str) -> None:
     chosen = {
         "address": "bit_identical or random_bytes or flipped or do_not_fit",
-        "thread": "threads and (lossless or rate or abs or nf4)",
+        "thread": "threads and (lossless or rate or abs or nf4 or caches)",
     }[finder]
-    assert_clean(watched(QUICK[finder], *PYTEST, "-m", "not slow", "-k", chosen, BACKENDS, DECODER))
+    assert_clean(watched(QUICK[finder], *PYTEST, "-m", "not slow", "-k", chosen, BACKENDS, DECODER, ATTENTION))
 
 
 @pytest.mark.slow
@@ -76,5 +77,5 @@ def test_every_case_of_the_kernels_is_clean(sanitizer: Sanitizer) -> None:
     if reason := why_not(sanitizer):
         pytest.skip(reason)
     # ThreadSanitizer has nothing to say of what one thread does: of its cases, many have none but one.
-    cases = {"address": ("tests/kernels",), "thread": ("-m", "not slow", BACKENDS, DECODER)}[sanitizer.name]
+    cases = {"address": ("tests/kernels",), "thread": ("-m", "not slow", BACKENDS, DECODER, ATTENTION)}[sanitizer.name]
     assert_clean(watched(sanitizer, *PYTEST, *cases))
