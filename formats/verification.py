@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -74,6 +75,17 @@ def verify_tensor(container: Container, name: str, against: Checkpoint | None = 
             "the source is not the one that was compressed",
         )
     return Finding(name)
+
+
+def require_whole(container: Container) -> None:
+    """Check every byte of a container.
+
+    Raises:
+        FormatError: the first problem.
+    """
+    for finding in chain(verify_headers(container), (verify_tensor(container, name) for name in container)):
+        if finding.problem:
+            raise FormatError(finding.problem)
 
 
 def missing_from(container: Container, against: Checkpoint) -> Iterator[Finding]:

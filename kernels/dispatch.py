@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from tilepress.kernels.encoded import DTYPES, PANEL_ROWS, Encoded
-from tilepress.kernels.errors import CodecError
+from tilepress.kernels.errors import BackendError, CodecError
 from tilepress.kernels.registry import CODECS
 
 BLOCK_VALUES = 1 << 20
@@ -90,6 +91,24 @@ _NATIVE: Mapping[str, Backend] = {
 _CUDA: Mapping[str, Backend] = {
     codec: _cuda(codec) for codec in _NATIVE if _exists("cupy") and _exists(f"tilepress.kernels.cuda.{codec}")
 }
+
+
+def require_gpu() -> None:
+    """Check, before weights are moved to a GPU, that they can be used there; without CuPy there is a warning.
+
+    Raises:
+        BackendError: PyTorch finds no GPU, or CuPy can't use it.
+    """
+    if not torch.cuda.is_available():
+        raise BackendError("the device cuda is asked for, but PyTorch finds no GPU: it needs a driver and a CUDA build")
+    if _CUDA:
+        importlib.import_module("tilepress.kernels.cuda.launch").launcher(torch.device("cuda"))
+    else:
+        warnings.warn(
+            "the cuda backend needs CuPy: pip install tilepress[cuda12], or [cuda13]; "
+            "until then a GPU runs the reference, which is slow",
+            stacklevel=2,
+        )
 
 
 def table() -> list[tuple[str, str, str]]:

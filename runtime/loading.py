@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from tilepress.formats.container import Container
+from tilepress.formats.verification import require_whole
 from tilepress.kernels import FormatError
 from tilepress.kernels.layout.kv import parse_kv_spec
 from tilepress.runtime.kv_generation import use_kv
@@ -20,6 +21,7 @@ def load(
     dtype: str | torch.dtype = "bfloat16",
     *,
     kv: str | None = None,
+    verify: bool = False,
     **from_pretrained_arguments: Any,
 ) -> Any:
     """Load a compressed checkpoint.
@@ -30,6 +32,7 @@ def load(
             else as most of the source's values.
         kv: codec spec of the KV cache with which the model generates (see `TilepressCache`); None: as Transformers
             keeps it.
+        verify: check every byte against the checksums first, as `tilepress verify` does; all files are read twice.
         from_pretrained_arguments: passed on, such as `device_map` or `attn_implementation`.
 
     Returns:
@@ -42,6 +45,8 @@ def load(
     if kv is not None:
         parse_kv_spec(kv)
     container = Container.open(path)
+    if verify:
+        require_whole(container)
     model_class = _model_class(container)
     if dtype == "auto":
         dtype = _usual_dtype(container)

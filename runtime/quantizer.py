@@ -28,7 +28,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tilepress.formats.container import QUANT_METHOD, Container
 from tilepress.formats.record import FORMAT_VERSION
-from tilepress.kernels import BackendError, FormatError, RecipeError
+from tilepress.kernels import BackendError, FormatError, RecipeError, require_gpu
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -59,10 +59,11 @@ class TilepressQuantizer(HfQuantizer):
         self._loading_info: Any = None
         self._folder = Path()
 
-    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse what is not a compressed checkpoint of a known version.
+    def validate_environment(self, *args: Any, device_map: Any = None, **kwargs: Any) -> None:
+        """Refuse what is not a compressed checkpoint of a known version, and a GPU that can't be used.
 
         Raises:
+            BackendError: a device map with a GPU, which PyTorch or CuPy can't use.
             RecipeError: an ordinary checkpoint; it has to be compressed before it is loaded.
             FormatError: a newer format.
         """
@@ -76,6 +77,8 @@ class TilepressQuantizer(HfQuantizer):
             raise FormatError(
                 f"the checkpoint has format version {version}, this tilepress reads up to {FORMAT_VERSION}; upgrade it"
             )
+        if any(str(device).startswith("cuda") or type(device) is int for device in (device_map or {}).values()):
+            require_gpu()
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """`save_pretrained` works."""

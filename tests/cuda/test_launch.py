@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tilepress.kernels import BackendError
+from tilepress.kernels import BackendError, dispatch
 from tilepress.kernels.cuda import launch, registry
 from tilepress.kernels.cuda.launch import CupyLauncher, Int, Pointer
+from tilepress.runtime.quantizer import TilepressConfig, TilepressQuantizer
 
 KERNEL = registry.tiles_multiply(registry.TILE_CODES[6], torch.float32)
 
@@ -82,6 +83,30 @@ def test_without_a_driver_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=False))
     with pytest.raises(BackendError, match="cudaErrorInsufficientDriver"):
         CupyLauncher(0)
+
+
+def test_loading_to_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = TilepressQuantizer(TilepressConfig(), pre_quantized=True)
+    plugin.validate_environment(device_map={"": torch.device("cpu")})
+    plugin.validate_environment(device_map=None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in (torch.device("cuda", 0), "cuda:1", 0):
+        with pytest.raises(BackendError, match="PyTorch finds no GPU"):
+            plugin.validate_environment(device_map={"model.embed_tokens": "cpu", "lm_head": device})
+
+
+def test_loading_to_a_gpu_says_what_its_kernels_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = TilepressQuantizer(TilepressConfig(), pre_quantized=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 7)
+    monkeypatch.setattr(dispatch, "_CUDA", {})
+    with pytest.warns(UserWarning, match=r"pip install tilepress\[cuda12\]"):
+        plugin.validate_environment(device_map={"": "cuda"})
+    monkeypatch.setattr(dispatch, "_CUDA", {"int": None})
+    monkeypatch.setattr(launch, "is_installed", lambda: True)
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=False))
+    with pytest.raises(BackendError, match="cudaErrorInsufficientDriver"):
+        plugin.validate_environment(device_map={"": "cuda"})
 
 
 def test_doctor_says_what_becomes_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,18 @@ def test_layers_without_a_compressed_kind_are_decoded_and_saved_dense(tmp_path: 
     with torch.no_grad():
         again = load(tmp_path / "saved", dtype="float32")(**pixels).logits
         assert torch.equal(again, loaded(**pixels).logits)
+
+
+def test_a_changed_byte_is_found_before_loading_where_asked_for(llama: Path, tmp_path: Path) -> None:
+    load(llama, verify=True)
+    damaged = shutil.copytree(llama, tmp_path / "damaged")
+    shard = next(iter(sorted(damaged.glob("*.safetensors"))))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    load(damaged)
+    with pytest.raises(FormatError, match="the checksum does not match"):
+        load(damaged, verify=True)
 
 
 def test_damaged_tensor_that_is_decoded_on_loading_is_named(tmp_path: Path) -> None:
