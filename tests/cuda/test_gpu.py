@@ -183,16 +183,21 @@ def test_work_on_a_stream_of_ones_own_is_ordered() -> None:
     assert torch.equal(found, wanted)
 
 
-def test_a_product_is_captured_in_a_graph_and_replayed() -> None:
-    encoded = encoded_values("int:bits=4", (64, 8192)).to("cuda")
-    x = values((1, 8192), torch.bfloat16).cuda()
-    matmul(x, encoded)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = matmul(x, encoded)
-    x.copy_(values((1, 8192), torch.bfloat16, seed=9))
-    graph.replay()
-    assert torch.equal(found, matmul(x, encoded))
+@pytest.mark.parametrize(
+    "spec",
+    ("int:bits=4", "trellis:bits=4,window=12,effort=fast", "lossless", "sz:abs=1e-3", "zfp:rate=8", "zfp:precision=12"),
+)
+def test_products_are_captured_in_a_graph_and_replayed(spec: str) -> None:
+    encoded = encoded_values(spec, (64, 1536)).to("cuda")
+    for count in (1, 20):
+        x = values((count, 1536), torch.bfloat16).cuda()
+        matmul(x, encoded)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = matmul(x, encoded)
+        x.copy_(values((count, 1536), torch.bfloat16, seed=9))
+        graph.replay()
+        assert torch.equal(found, matmul(x, encoded))
 
 
 @pytest.mark.parametrize("spec", ("int:bits=4", "trellis:bits=4,window=12,effort=fast"))

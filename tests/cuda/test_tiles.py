@@ -136,6 +136,12 @@ def split_products(device: Emulator) -> None:
                 assert cases.excess(matmul(device, x, encoded, bias), x, weight, bias, before) <= 0
 
 
+def test_warps_whose_run_of_tiles_goes_round_their_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = emulator(is_whole=False)
+    monkeypatch.setattr(device, "multiprocessors", 1)
+    check_products(device, "int:bits=4,group=64", ((70, 2600),), (2,))
+
+
 def test_a_range_of_rows_gives_that_range_of_products() -> None:
     device, encoded = emulator(is_whole=False), encoded_values("int:bits=4", (70, 64))
     for dtype in dtypes_of(device, "int:bits=4", "tiles_multiply"):

@@ -108,6 +108,15 @@ def test_products_are_those_of_the_reference(spec: str) -> None:
             assert excess(matmul(emulator(), x, encoded, bias), x, weight, bias) <= 0, (shape, count, dtype)
 
 
+@pytest.mark.parametrize(("bits", "columns"), ((4, 5200), (6, 2600)))
+def test_warps_whose_run_of_tiles_goes_round_their_ring(
+    bits: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulator(), "multiprocessors", 1)
+    encoded, x = random_codes(f"trellis:bits={bits},window=12,rotate=none", (70, columns)), cases.values((2, columns))
+    assert excess(matmul(emulator(), x, encoded), x, reference(encoded, torch.float32)) <= 0
+
+
 def kernel_of(encoded: Encoded, count: int) -> Kernel:
     weight = weight_of(encoded)
     return registry.trellis_multiply(weight.bits, weight.window, count)
