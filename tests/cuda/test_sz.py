@@ -55,12 +55,13 @@ decode, matmul = CALLS.decode, CALLS.matmul
 
 
 def values(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Some of them beyond the symbols, and some that no step comes near to."""
+    """Some of them beyond the symbols, also among a tile's last ones, and some that no step comes near to."""
     tensor = cases.values(shape, dtype)
     flat = tensor.view(-1)
     flat[3::37] *= 100
     flat[5::191] = float("nan")
     flat[7::193] = -float("inf")
+    tensor[15::16, -1] = 30.0
     return tensor
 
 
