@@ -228,7 +228,7 @@ def test_parts_that_do_not_fit_are_refused(part: str, change: str) -> None:
 @pytest.mark.parametrize("spec", TILE_SPECS)
 def test_every_kernel_gives_the_same_in_every_order_of_threads(spec: str, order: Order) -> None:
     device = emulator(is_whole=True)
-    for seed in range(3 if order >= Order.SHUFFLED else 1):
+    for seed in range(2 if order >= Order.SHUFFLED else 1):
         device.order, device.seed = order, seed
         shapes = SHAPES + MORE_SHAPES if seed == 0 else SHAPES
         check_decoding(device, spec, shapes)
