@@ -14,13 +14,15 @@
 
 namespace tilepress {
 
-constexpr int kRows = 8;  // of queries that a warp has at a time
 constexpr int kSets = 4;  // of 16 tokens, of a pass
 constexpr int kPassTokens = kSets * kSide;
 constexpr unsigned kLanes = 0xffffffffu;
 
 constexpr int kMostBlocks = 8;  // of 16 channels of values, that a block has
 constexpr int kMostChannels = 512;
+constexpr int kPartialExtras = 4;  // floats of a partial after the sums of values: the greatest score, the total
+constexpr int kAttentionWarps = 4;
+constexpr int kAttentionThreads = 32 * kAttentionWarps;
 
 // The sections of a tile.
 template <class Code>
@@ -53,6 +55,47 @@ struct Attention {
     const float* slopes;                 // [heads], or null
     const float* bias;                   // [tokens] for each query, or null
     i64 of_sequence, of_head, of_query;  // values from one bias to the next
+};
+
+// What a block has of the grid: up to `kBlockRows` rows of a unit, and up to 128 channels of values.
+template <int kBlockRows>
+struct BlockShare {
+    int unit, number;             // of its first row, as attention counts the queries of all heads of all sequences
+    int count;                    // of its rows
+    int query_first, query_last;  // within a head, of all its rows
+    int value_first, value_last;  // blocks of 16 channels
+
+    TILEPRESS_DEVICE BlockShare(int rows, int queries, int value_blocks) {
+        const int slices = (value_blocks + kMostBlocks - 1) / kMostBlocks,
+                  groups = (rows + kBlockRows - 1) / kBlockRows;
+        const int place = blockIdx.x / slices, first = place % groups * kBlockRows;
+        unit = place / groups;
+        number = unit * rows + first;
+        count = min(kBlockRows, rows - first);
+        const bool is_one_head = first / queries == (first + count - 1) / queries;
+        query_first = is_one_head ? first % queries : 0;
+        query_last = is_one_head ? (first + count - 1) % queries : queries - 1;
+        value_first = blockIdx.x % slices * kMostBlocks;
+        value_last = min(value_blocks, value_first + kMostBlocks);
+    }
+};
+
+// The passes that hold tokens which some of the queries `query_first` to `query_last` see: of all tiles' passes `tiles`
+// from `tile_first` on, of the window's `dense` from `dense_first` on.
+struct Passes {
+    int tile_first, tiles, dense_first, dense;
+
+    template <class Code>
+    TILEPRESS_DEVICE Passes(const KvTile<Code>& tile, int tiled, const Attention& attention, int query_first,
+                            int query_last) {
+        const int own = attention.tokens - attention.queries;
+        const int first = attention.window == 0 ? 0 : max(0, own + query_first + 1 - attention.window);
+        const int last = attention.is_causal ? own + query_last + 1 : attention.tokens;
+        tile_first = min(first, tiled) / tile.group * tile.passes();
+        tiles = (min(last, tiled) + tile.group - 1) / tile.group * tile.passes() - tile_first;
+        dense_first = max(0, first - tiled) / kPassTokens;
+        dense = (max(0, last - tiled) + kPassTokens - 1) / kPassTokens - dense_first;
+    }
 };
 
 // One row of queries.
@@ -91,51 +134,68 @@ struct PassTokens {
     int first, step, lines;
 };
 
-// The products of a pass, [token][query]: lane 4 g + t has tokens 2 g (i = 0, 1) and 2 g + 1 of each set, rows 2 t (i =
-// 0, 2) and 2 t + 1.
-using Scores = float[kSets][4];
+// Which products of a pass a lane 4 g + t has: four numbers, i = 0 to 3, of each of `kCount`; `row` of its two rows, of
+// which set of 16 tokens, and which of these. The lanes with the same rows differ in bits `kFirstLanes` to
+// `kLastLanes`.
+//
+// [token][query]: tokens 2 g (i = 0, 1) and 2 g + 1 of each set, rows 2 t (i = 0, 2) and 2 t + 1.
+struct TokensByQueries {
+    static constexpr int kCount = kSets, kFirstLanes = 4, kLastLanes = 16;
+    static TILEPRESS_DEVICE int row(int i) { return i % 2; }
+    static TILEPRESS_DEVICE int set(int number) { return number; }
+    static TILEPRESS_DEVICE int place(int, int i) { return 2 * (threadIdx.x % 32 / 4) + i / 2; }
+};
+// [query][token]: of each eight tokens 2 t (i = 0, 2) and 2 t + 1, rows g (i = 0, 1) and g + 8.
+struct QueriesByTokens {
+    static constexpr int kCount = 2 * kSets, kFirstLanes = 1, kLastLanes = 2;
+    static TILEPRESS_DEVICE int row(int i) { return i / 2; }
+    static TILEPRESS_DEVICE int set(int number) { return number / 2; }
+    static TILEPRESS_DEVICE int place(int number, int i) { return 8 * (number % 2) + 2 * (threadIdx.x % 4) + i % 2; }
+};
+template <class Lanes>
+using Scores = float[Lanes::kCount][4];
 
-// The weights of a pass, by row and token, and in the last columns what earlier sums are to be multiplied by. Lanes
-// that read eight bytes at once meet different banks.
-using Weights = float[kRows][kPassTokens + 8];
-
-// The softmax of the rows 2 t and 2 t + 1, as far as it has come. Totals are those of the lane's tokens.
+// The softmax of a lane's two rows, as far as it has come. Totals are those of the lane's tokens.
+template <class Lanes>
 struct Progress {
     float highest[2] = {float_of_bits(QueryRow::kLowest), float_of_bits(QueryRow::kLowest)};
     float totals[2] = {};
 
     // Turn scores into weights, relative to the greatest score. `kept` is what earlier sums are to be multiplied by.
     template <int kFields>
-    TILEPRESS_DEVICE void weigh(const QueryRow (&rows)[2], float softcap, const PassTokens& tokens, Scores& scores,
-                                Weights& weights, float (&kept)[2]) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        float higher[2] = {highest[0], highest[1]};
-        for (int set = 0; set < kSets; ++set)
+    TILEPRESS_DEVICE void weigh(const QueryRow (&rows)[2], float softcap, const PassTokens& tokens,
+                                Scores<Lanes>& scores, float (&kept)[2]) {
+        float higher[2] = {highest[0], highest[1]}, base[2], sums[2] = {};
+        for (int number = 0; number < Lanes::kCount; ++number)
             for (int i = 0; i < 4; ++i) {
-                const int token =
-                    tokens.first + kSide * (set / kFields) + 2 * g + i / 2 + tokens.step * (set % kFields);
-                scores[set][i] = set / kFields < tokens.lines ? rows[i % 2].adjusted(scores[set][i], token, softcap)
-                                                              : float_of_bits(QueryRow::kLowest);
-                higher[i % 2] = max(higher[i % 2], scores[set][i]);
+                const int row = Lanes::row(i), line = Lanes::set(number) / kFields,
+                          field = Lanes::set(number) % kFields;
+                const int token = tokens.first + kSide * line + tokens.step * field + Lanes::place(number, i);
+                float& score = scores[number][i];
+                score =
+                    line < tokens.lines ? rows[row].adjusted(score, token, softcap) : float_of_bits(QueryRow::kLowest);
+                higher[row] = max(higher[row], score);
             }
-        float sums[2] = {}, base[2];
-        __syncwarp();  // weights of the pass before may still be read
         for (int row = 0; row < 2; ++row) {
-            for (int lanes = 4; lanes < 32; lanes *= 2)
+            for (int lanes = Lanes::kFirstLanes; lanes <= Lanes::kLastLanes; lanes *= 2)
                 higher[row] = max(higher[row], __shfl_xor_sync(kLanes, higher[row], lanes));
             base[row] = higher[row] == float_of_bits(QueryRow::kLowest) ? 0.0f : higher[row];
             kept[row] = expf(highest[row] - base[row]);
             highest[row] = higher[row];
-            if (g == 0) weights[2 * t + row][kPassTokens] = kept[row];
         }
-        for (int set = 0; set < kSets; ++set)
+        for (auto& of_number : scores)
             for (int i = 0; i < 4; ++i) {
-                const float weight = expf(scores[set][i] - base[i % 2]);
-                sums[i % 2] += weight;
-                weights[2 * t + i % 2][kSide * set + 2 * g + i / 2] = weight;
+                of_number[i] = expf(of_number[i] - base[Lanes::row(i)]);
+                sums[Lanes::row(i)] += of_number[i];
             }
         for (int row = 0; row < 2; ++row) totals[row] = totals[row] * kept[row] + sums[row];
-        __syncwarp();
+    }
+
+    // Totals become those of all tokens.
+    TILEPRESS_DEVICE void finish() {
+        for (float& total : totals)
+            for (int lanes = Lanes::kFirstLanes; lanes <= Lanes::kLastLanes; lanes *= 2)
+                total += __shfl_xor_sync(kLanes, total, lanes);
     }
 };
 

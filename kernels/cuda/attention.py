@@ -12,8 +12,8 @@ from tilepress.kernels.errors import CodecError
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.reference.attention import Attention
 
-MOST_QUERIES = 8
-"""Queries that `attention_few` takes; more are left to PyTorch's matmuls."""
+MOST_FEW = 8
+"""Queries that `attention_few` takes; more are `attention_many`'s in 16 bits, and PyTorch's in float32."""
 
 CODECS = frozenset(codec for codec, _ in registry.KV_CODES)
 """Codecs of caches that have kernels."""
@@ -28,7 +28,7 @@ def is_for(query: torch.Tensor, store: KvStore) -> bool:
     return (
         query.is_cuda
         and store.params.codec in CODECS
-        and query.shape[2] <= MOST_QUERIES
+        and (query.shape[2] <= MOST_FEW or query.dtype in registry.HALF_DTYPES)
         and query.dtype == store.layout.dtype
         and not (torch.is_grad_enabled() and query.requires_grad)
         and not torch.compiler.is_compiling()
@@ -48,26 +48,30 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
     """
     layout = store.layout
     group, value_size = layout.group, layout.value_size
-    query = query.contiguous()
+    query = query.contiguous() if query.data_ptr() % 16 == 0 else query.clone(memory_format=torch.contiguous_format)
     sequences, heads, queries, _ = query.shape
-    first = _first_tile(store, queries, attention.window)
     tiles = tile_addresses(store)
     keys, values, window_tokens = store.window_room
 
+    kernel_of, block_rows, workers = (
+        (registry.attention_few, registry.KV_FEW_ROWS, registry.KV_WARPS)
+        if queries <= MOST_FEW
+        else (registry.attention_many, registry.KV_MANY_ROWS, 1)
+    )
     units, rows = sequences * store.heads, heads // store.heads * queries
-    blocks = units * -(-rows // registry.KV_ROWS) * -(-value_size // registry.KV_SLICE_CHANNELS)
-    passes = (len(tiles) - first) * -(-group // registry.KV_PASS_TOKENS) + -(-window_tokens // registry.KV_PASS_TOKENS)
+    blocks = units * -(-rows // block_rows) * -(-value_size // registry.KV_SLICE_CHANNELS)
+    passes = len(tiles) * -(-group // registry.KV_PASS_TOKENS) + -(-window_tokens // registry.KV_PASS_TOKENS)
     wanted = _BLOCKS_A_MULTIPROCESSOR * device.multiprocessors // blocks
-    splits = max(1, min(wanted, -(-passes // registry.FEW_WARPS), registry.MOST_GRID_Y))
+    splits = max(1, min(wanted, -(-passes // workers), registry.MOST_GRID_Y))
     partials = query.new_empty(units * rows, splits, value_size + _PARTIAL_EXTRAS, dtype=torch.float32)
     slopes, sinks, bias = _floats(attention.slopes), _floats(attention.sinks), _bias(attention.mask)
     device.launch(
-        registry.attention_few(store.params.codec, store.params.bits, query.dtype),
+        kernel_of(store.params.codec, store.params.bits, query.dtype),
         (blocks, splits),
         (
             *map(Pointer, (query, tiles, keys, values, slopes, bias, partials)),
             *map(Int, (group, layout.key_size, value_size, store.heads, heads, queries)),
-            *map(Int, (first, len(tiles), window_tokens, keys.shape[2])),
+            *map(Int, (len(tiles), window_tokens, keys.shape[2])),
             Float(attention.scaling),
             Float(attention.softcap or 0.0),
             Int(attention.is_causal),
@@ -82,14 +86,6 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
         (*map(Pointer, (partials, sinks, result)), *map(Int, (splits, value_size, heads, queries))),
     )
     return result
-
-
-def _first_tile(store: KvStore, queries: int, window: int) -> int:
-    """The first tile of which a query sees anything."""
-    if not window:
-        return 0
-    first_seen = max(0, store.tokens - queries + 1 - window)
-    return min(first_seen, store.encoded_tokens) // store.layout.group
 
 
 _known: WeakKeyDictionary[KvStore, tuple[list[int], torch.Tensor]] = WeakKeyDictionary()

@@ -12,8 +12,11 @@
 
 namespace tilepress {
 
-constexpr int kFewWarps = 4;
-constexpr int kFewThreads = 32 * kFewWarps;
+constexpr int kRows = 8;  // of queries that a warp has
+
+// The weights of a pass, by row and token, and in the last columns what earlier sums are to be multiplied by. Lanes
+// that read eight bytes at once meet different banks.
+using Weights = float[kRows][kPassTokens + 8];
 
 // What a warp knows of its rows.
 template <class Code, class Dtype>
@@ -21,29 +24,29 @@ class FewRows {
 public:
     using Tile = KvTile<Code>;
     using Stages = TileStages<Code>;
+    using Lanes = TokensByQueries;
     static constexpr int kParts = kFactorParts<Dtype>;
     static constexpr int kQueryStride = kMostChannels + 8;  // lanes that read eight bytes at once meet different banks
     static constexpr int kMinima = Code::kIsInteger ? kMostBlocks / Tile::kFields * 32 : 0;
     using Queries = float[kRows][kQueryStride];
 
-    // Rows from `number` to `last_number`, as attention counts them; of values, blocks from `value_first` on.
-    TILEPRESS_DEVICE FewRows(const Tile& tile, const Attention& attention, int number, int last_number, int value_first,
+    TILEPRESS_DEVICE FewRows(const Tile& tile, const Attention& attention, const BlockShare<kRows>& share,
                              const Queries& queries, Weights& weights, float* minima)
         : tile_(tile),
-          value_first_(value_first),
-          value_blocks_(min(kMostBlocks, tile.value_blocks() - value_first)),
+          value_first_(share.value_first),
+          value_blocks_(share.value_last - share.value_first),
           softcap_(attention.softcap),
           queries_(queries),
           weights_(weights),
           minima_(minima + threadIdx.x % 32) {
-        for (int i = 0; i < 2; ++i) rows_[i] = QueryRow(attention, min(number + 2 * t() + i, last_number));
+        for (int i = 0; i < 2; ++i) rows_[i] = QueryRow(attention, share.number + min(2 * t() + i, share.count - 1));
         if constexpr (kMinima != 0)
             for (int group = 0; group < kMostBlocks / Tile::kFields; ++group) minima_[32 * group] = 0.0f;
     }
 
     // The tokens of a pass over a tile, whose stages come from `stages`.
     TILEPRESS_DEVICE void attend(Stages& stages, const PassTokens& tokens) {
-        Scores scores = {};
+        Scores<Lanes> scores = {};
         KvCodes<Code> codes;
         float constant = 0.0f;
         const u8* stage = nullptr;
@@ -106,7 +109,7 @@ public:
     TILEPRESS_DEVICE void attend(const KvWindow<Dtype>& keys, const KvWindow<Dtype>& values, int first,
                                  const PassTokens& tokens) {
         using Window = KvWindow<Dtype>;
-        Scores scores = {};
+        Scores<Lanes> scores = {};
 #pragma unroll 1
         for (int block = 0; block < tile_.key_blocks(); ++block) {
             float factors[4];
@@ -139,14 +142,12 @@ public:
     // values from `value_first` on, and after all of them the greatest score and the total. The block meets here, and
     // no copy is open.
     TILEPRESS_DEVICE void store(u8* shared, float* partials, int count, i64 step) {
-        auto& highest = *reinterpret_cast<float (*)[kFewWarps][kRows]>(shared);
-        auto& totals = *reinterpret_cast<float (*)[kFewWarps][kRows]>(shared + sizeof highest);
+        auto& highest = *reinterpret_cast<float (*)[kAttentionWarps][kRows]>(shared);
+        auto& totals = *reinterpret_cast<float (*)[kAttentionWarps][kRows]>(shared + sizeof highest);
         auto& sums = *reinterpret_cast<float (*)[kRows][kSide * kMostBlocks + 4]>(shared + 2 * sizeof highest);
         const int warp = threadIdx.x / 32;
         add_minima();
-        for (int i = 0; i < 2; ++i)
-            for (int lanes = 4; lanes < 32; lanes *= 2)
-                progress_.totals[i] += __shfl_xor_sync(kLanes, progress_.totals[i], lanes);
+        progress_.finish();
         __syncthreads();
         if (g() == 0)
             for (int i = 0; i < 2; ++i) {
@@ -158,9 +159,9 @@ public:
         for (int i = 0; i < 2; ++i) {
             const int row = 2 * t() + i;
             float most = highest[0][row], total = 0.0f;
-            for (int other = 1; other < kFewWarps; ++other) most = max(most, highest[other][row]);
+            for (int other = 1; other < kAttentionWarps; ++other) most = max(most, highest[other][row]);
             const float base = most == float_of_bits(QueryRow::kLowest) ? 0.0f : most;
-            for (int other = 0; other < kFewWarps; ++other)
+            for (int other = 0; other < kAttentionWarps; ++other)
                 total += expf(highest[other][row] - base) * totals[other][row];
             share[i] = expf(progress_.highest[i] - base);
             if (warp == 0 && g() == 0 && row < count && value_first_ == 0) {
@@ -168,7 +169,7 @@ public:
                 partials[row * step + tile_.value_size + 1] = total;
             }
         }
-        for (int turn = 0; turn < kFewWarps; ++turn) {
+        for (int turn = 0; turn < kAttentionWarps; ++turn) {
             if (turn == warp)
 #pragma unroll
                 for (int block = 0; block < kMostBlocks; ++block) {
@@ -182,7 +183,7 @@ public:
             __syncthreads();
         }
         for (int row = 0; row < count; ++row)
-            for (int i = threadIdx.x; i < kSide * value_blocks_; i += kFewThreads)
+            for (int i = threadIdx.x; i < kSide * value_blocks_; i += kAttentionThreads)
                 partials[row * step + kSide * value_first_ + i] = sums[row][i];
     }
 
@@ -236,9 +237,16 @@ private:
     }
 
     template <int kFields>
-    TILEPRESS_DEVICE void weigh(const PassTokens& tokens, Scores& scores) {
+    TILEPRESS_DEVICE void weigh(const PassTokens& tokens, Scores<Lanes>& scores) {
         float kept[2];
-        progress_.template weigh<kFields>(rows_, softcap_, tokens, scores, weights_, kept);
+        progress_.template weigh<kFields>(rows_, softcap_, tokens, scores, kept);
+        __syncwarp();  // weights of the pass before may still be read
+        for (int set = 0; set < kSets; ++set)
+            for (int i = 0; i < 4; ++i)
+                weights_[2 * t() + Lanes::row(i)][kSide * set + Lanes::place(set, i)] = scores[set][i];
+        if (g() == 0)
+            for (int row = 0; row < 2; ++row) weights_[2 * t() + row][kPassTokens] = kept[row];
+        __syncwarp();
 #pragma unroll
         for (int block = 0; block < kMostBlocks; ++block)
             for (int i = 0; i < 4; ++i) sums_[block][i] *= kept[i % 2];
@@ -277,29 +285,29 @@ private:
     Weights& weights_;
     float* minima_;  // of this lane: by group of channels, 32 floats apart
     QueryRow rows_[2];
-    Progress progress_;
+    Progress<Lanes> progress_;
     // [channel][query] of each block of channels, as mma.m16n8k16 leaves them.
     float sums_[kMostBlocks][4] = {};
 };
 
 // partials: [units * rows][splits][value_size + 4].
 template <class Code, class Dtype>
-__global__ void __launch_bounds__(kFewThreads, 3)
+__global__ void __launch_bounds__(kAttentionThreads, 3)
     attention_few(const typename Dtype::Stored* query, const i64* tiles, const typename Dtype::Stored* window_keys,
                   const typename Dtype::Stored* window_values, const float* slopes, const float* bias, float* partials,
-                  int group, int key_size, int value_size, int kv_heads, int heads, int queries, int tile_first,
-                  int tile_last, int window_tokens, int room, float scaling, float softcap, int is_causal, int window,
-                  i64 of_sequence, i64 of_head, i64 of_query) {
+                  int group, int key_size, int value_size, int kv_heads, int heads, int queries, int tile_count,
+                  int window_tokens, int room, float scaling, float softcap, int is_causal, int window, i64 of_sequence,
+                  i64 of_head, i64 of_query) {
     using Rows = FewRows<Code, Dtype>;
     using Tile = KvTile<Code>;
     TILEPRESS_DYNAMIC_SHARED(shared);
-    u8* rest = shared + kFewWarps * Rows::Stages::kRingBytes;
+    u8* rest = shared + kAttentionWarps * Rows::Stages::kRingBytes;
     auto* weights = reinterpret_cast<Weights*>(rest);
-    auto& of_block = *reinterpret_cast<typename Rows::Queries*>(rest + kFewWarps * sizeof(Weights));
-    auto* minima = reinterpret_cast<float*>(rest + kFewWarps * sizeof(Weights) + sizeof of_block);
+    auto& of_block = *reinterpret_cast<typename Rows::Queries*>(rest + kAttentionWarps * sizeof(Weights));
+    auto* minima = reinterpret_cast<float*>(rest + kAttentionWarps * sizeof(Weights) + sizeof of_block);
 
     const Tile tile{group, key_size, value_size};
-    const Attention attention{tile_last * group + window_tokens,
+    const Attention attention{tile_count * group + window_tokens,
                               heads,
                               queries,
                               softcap,
@@ -310,75 +318,44 @@ __global__ void __launch_bounds__(kFewThreads, 3)
                               of_sequence,
                               of_head,
                               of_query};
-    const int rows = heads / kv_heads * queries, row_groups = (rows + kRows - 1) / kRows;
-    const int slices = (tile.value_blocks() + kMostBlocks - 1) / kMostBlocks, place = blockIdx.x / slices;
-    const int value_first = blockIdx.x % slices * kMostBlocks;
-    const int unit = place / row_groups, first_row = place % row_groups * kRows;
-    const int number = unit * rows + first_row, count = min(kRows, rows - first_row);
-    for (int i = threadIdx.x; i < kRows * key_size; i += kFewThreads) {
-        const int row = min(i / key_size, count - 1);
+    const BlockShare<kRows> share(heads / kv_heads * queries, queries, tile.value_blocks());
+    for (int i = threadIdx.x; i < kRows * key_size; i += kAttentionThreads) {
+        const int row = min(i / key_size, share.count - 1);
         of_block[i / key_size][i % key_size] =
-            Dtype::load(query[static_cast<i64>(number + row) * key_size + i % key_size]) * scaling;
+            Dtype::load(query[static_cast<i64>(share.number + row) * key_size + i % key_size]) * scaling;
     }
     __syncthreads();
 
-    const int warp = threadIdx.x / 32, passes = tile.passes(), tile_passes = (tile_last - tile_first) * passes;
-    const int all = tile_passes + (window_tokens + kPassTokens - 1) / kPassTokens;
-    const int workers = gridDim.y * kFewWarps, of_worker = (all + workers - 1) / workers;
-    const int first = min(static_cast<int>(blockIdx.y * kFewWarps) * of_worker + warp * of_worker, all);
-    const int last = min(first + of_worker, all), first_dense = max(first, tile_passes);
-    Rows of_warp(tile, attention, number, number + count - 1, value_first, of_block, weights[warp],
-                 minima + warp * Rows::kMinima);
+    const int tiled = tile_count * group, warp = threadIdx.x / 32;
+    const Passes passes(tile, tiled, attention, share.query_first, share.query_last);
+    const int all = passes.tiles + passes.dense, workers = gridDim.y * kAttentionWarps;
+    const int of_worker = (all + workers - 1) / workers;
+    const int first = min(static_cast<int>(blockIdx.y * kAttentionWarps + warp) * of_worker, all);
+    const int last = min(first + of_worker, all);
+    Rows of_warp(tile, attention, share, of_block, weights[warp], minima + warp * Rows::kMinima);
     {
-        const int before = tile_first * passes, end = min(last, tile_passes);
-        typename Rows::Stages stages(tile, tiles, static_cast<i64>(unit) * tile.bytes(), before + min(first, end),
-                                     before + end, value_first, min(tile.value_blocks(), value_first + kMostBlocks),
+        const int end = passes.tile_first + min(last, passes.tiles);
+        typename Rows::Stages stages(tile, tiles, static_cast<i64>(share.unit) * tile.bytes(),
+                                     passes.tile_first + first, end, share.value_first, share.value_last,
                                      shared + warp * Rows::Stages::kRingBytes);
-        for (int pass = before + first; pass < before + end; ++pass) {
-            const int line = pass % passes * Tile::kLines;
+        for (int pass = passes.tile_first + first; pass < end; ++pass) {
+            const int number = pass / tile.passes(), line = pass % tile.passes() * Tile::kLines;
             of_warp.attend(stages,
-                           {pass / passes * group + kSide * line, tile.rows(), min(Tile::kLines, tile.lines() - line)});
+                           {number * group + kSide * line, tile.rows(), min(Tile::kLines, tile.lines() - line)});
         }
         copies_wait<0>();
     }
-    const i64 begin = static_cast<i64>(unit) * room;
+    const i64 begin = static_cast<i64>(share.unit) * room;
     const KvWindow<Dtype> keys{window_keys + begin * key_size, key_size, window_tokens};
     const KvWindow<Dtype> values{window_values + begin * value_size, value_size, window_tokens};
-    for (int pass = first_dense; pass < last; ++pass) {
-        const int token = (pass - tile_passes) * kPassTokens;
+    for (int pass = max(first, passes.tiles); pass < last; ++pass) {
+        const int token = (passes.dense_first + pass - passes.tiles) * kPassTokens;
         const int sets = min(kSets, (window_tokens - token + kSide - 1) / kSide);
-        of_warp.attend(keys, values, token, {tile_last * group + token, 0, sets});
+        of_warp.attend(keys, values, token, {tiled + token, 0, sets});
     }
-    const i64 step = static_cast<i64>(gridDim.y) * (value_size + 4);
-    of_warp.store(shared, partials + number * step + static_cast<i64>(blockIdx.y) * (value_size + 4), count, step);
-}
-
-// Merges the partials of all splits of a row, and its sink, into the result [rows][value_size].
-//
-// grid rows, block 128
-template <class Dtype>
-__global__ void __launch_bounds__(kFewThreads)
-    attention_merge(const float* partials, const float* sinks, typename Dtype::Stored* result, int splits,
-                    int value_size, int heads, int queries) {
-    const int row = blockIdx.x, stride = value_size + 4;
-    const float* of_row = partials + static_cast<i64>(row) * splits * stride;
-    const float lowest = float_of_bits(QueryRow::kLowest);
-    const float sink = sinks == nullptr ? lowest : sinks[row / queries % heads];
-    float highest = sink;
-    for (int split = 0; split < splits; ++split) highest = max(highest, of_row[split * stride + value_size]);
-    const float base = highest == lowest ? 0.0f : highest;
-    float total = expf(sink - base);
-    for (int split = 0; split < splits; ++split) {
-        const float* of_split = of_row + split * stride + value_size;
-        total += expf(of_split[0] - base) * of_split[1];
-    }
-    const float share = total == 0.0f ? 0.0f : 1.0f / total;
-    for (int channel = threadIdx.x; channel < value_size; channel += kFewThreads) {
-        float sum = 0.0f;
-        for (int split = 0; split < splits; ++split)
-            sum += of_row[split * stride + channel] * expf(of_row[split * stride + value_size] - base);
-        result[static_cast<i64>(row) * value_size + channel] = Dtype::store(sum * share);
-    }
+    const int stride = value_size + kPartialExtras;
+    of_warp.store(shared, partials + (static_cast<i64>(share.number) * gridDim.y + blockIdx.y) * stride, share.count,
+                  static_cast<i64>(gridDim.y) * stride);
 }
 
 }  // namespace tilepress

@@ -65,16 +65,16 @@ KV_CODES = {("int", 8): "Integer<8>", ("int", 4): "Integer<4>", ("int", 2): "Int
 """Codecs of KV caches and their bits, and the codes of their tiles."""
 
 KV_SLICE_CHANNELS = 128
-"""Channels of values that a block of `attention_few` has."""
+"""Channels of values that a block of attention has."""
 
-KV_ROWS = 8
-"""Rows of queries that share the codes of a block."""
+KV_FEW_ROWS, KV_MANY_ROWS = 8, 64
+"""Rows of queries that share the codes of a block of `attention_few` and of `attention_many`."""
 
 KV_PASS_TOKENS = 64
-"""Tokens that a warp attends to at a time."""
+"""Tokens that are attended to at a time, by a warp or by a block."""
 
-FEW_WARPS = 4
-"""Of a block of `attention_few`."""
+KV_WARPS = 4
+"""Of a block of attention."""
 
 DTYPE_TYPES = {torch.float32: "Float32", torch.float16: "Float16", torch.bfloat16: "Bfloat16"}
 _SCALE_TYPES = {"bfloat16": "Bfloat16Scale", "e8m0": "E8m0Scale", "e4m3": "E4m3Scale"}
@@ -244,16 +244,23 @@ def attention_few(codec: str, bits: int, dtype: torch.dtype) -> Kernel:
     fields, slice_blocks = 8 // bits, KV_SLICE_CHANNELS // 16
     stages, blocks = (4, 4) if bits == 8 else (8, 2)
     ring = stages * (256 * blocks + 64 * max(4 if bits == 8 else 1, fields))
-    weights, queries = 4 * KV_ROWS * (KV_PASS_TOKENS + 8), 4 * KV_ROWS * (MOST_CHANNELS + 8)
+    weights, queries = 4 * KV_FEW_ROWS * (KV_PASS_TOKENS + 8), 4 * KV_FEW_ROWS * (MOST_CHANNELS + 8)
     minima = 4 * 32 * slice_blocks // fields if codec == "int" else 0
     arguments = KV_CODES[codec, bits], DTYPE_TYPES[dtype]
-    shared_bytes = FEW_WARPS * (ring + weights + minima) + queries
-    return Kernel("attention_few.cu", "attention_few", arguments, 32 * FEW_WARPS, shared_bytes, 168)
+    shared_bytes = KV_WARPS * (ring + weights + minima) + queries
+    return Kernel("attention_few.cu", "attention_few", arguments, 32 * KV_WARPS, shared_bytes, 168)
+
+
+def attention_many(codec: str, bits: int, dtype: torch.dtype) -> Kernel:
+    """Attention of many queries of `dtype`, of 16 bits, over a cache of this codec."""
+    keys, values = KV_SLICE_CHANNELS * (KV_PASS_TOKENS + 8), KV_PASS_TOKENS * (KV_SLICE_CHANNELS + 8)
+    arguments = KV_CODES[codec, bits], DTYPE_TYPES[dtype]
+    return Kernel("attention_many.cu", "attention_many", arguments, 32 * KV_WARPS, 2 * (keys + values), 168)
 
 
 def attention_merge(dtype: torch.dtype) -> Kernel:
     """The end of attention whose tokens were split, in `dtype`."""
-    return Kernel("attention_few.cu", "attention_merge", (DTYPE_TYPES[dtype],), 32 * FEW_WARPS, 0, 64)
+    return Kernel("attention_merge.cu", "attention_merge", (DTYPE_TYPES[dtype],), 32 * KV_WARPS, 0, 64)
 
 
 def kernels() -> Iterator[Kernel]:
@@ -281,6 +288,8 @@ def kernels() -> Iterator[Kernel]:
         yield from (zfp_decode_fixed(dtype), zfp_decode_variable(dtype), zfp_multiply(dtype))
     for (codec, bits), dtype in product(KV_CODES, DTYPE_TYPES):
         yield attention_few(codec, bits, dtype)
+        if dtype in HALF_DTYPES:
+            yield attention_many(codec, bits, dtype)
     yield from map(attention_merge, DTYPE_TYPES)
 
 

@@ -22,6 +22,7 @@ from .cases import DTYPE_LIST
 from .emulation import Emulator, Order
 from .kv_cases import (
     LARGE_SHAPES,
+    MANY_SHAPES,
     SHAPES,
     SPECS,
     Shape,
@@ -39,6 +40,8 @@ QUICK = {("int", 4): torch.bfloat16, ("int", 2): torch.float32, ("fp8", 8): torc
 """Codes of the quick pass, and the dtype of each."""
 SOME = [
     *(registry.attention_few(*code, dtype) for code, dtype in QUICK.items()),
+    registry.attention_many("int", 4, torch.bfloat16),
+    registry.attention_many("fp8", 8, torch.float16),
     *map(registry.attention_merge, DTYPE_LIST),
 ]
 QUICK_SPECS = [spec for spec in SPECS if "bits=8" not in spec]
@@ -76,6 +79,21 @@ def test_attention_is_that_of_the_reference(spec: str) -> None:
 def test_masks_windows_biases_caps_and_sinks(extra: str) -> None:
     shape = Shape(2, 6, 2, 2, 150, 32, 16)
     store, query = store_of("int:bits=2", shape, torch.float32), query_of(shape, torch.float32)
+    check(emulator(), store, query, Attention(scaling=0.3, **extras(shape)[extra]))
+
+
+@needs_emulator
+@pytest.mark.parametrize("spec", ("int:bits=4", "fp8", "int:bits=4,group=256", "fp8:group=48"))
+def test_attention_of_many_queries_is_that_of_the_reference(spec: str) -> None:
+    for shape in (MANY_SHAPES[0], MANY_SHAPES[1 + QUICK_SPECS.index(spec) % 2]):
+        check_shape(emulator(), spec, shape, quick_dtype(spec))
+
+
+@needs_emulator
+@pytest.mark.parametrize("extra", extras(MANY_SHAPES[0]))
+def test_masks_windows_biases_caps_and_sinks_of_many_queries(extra: str) -> None:
+    shape = Shape(2, 4, 2, 11, 150, 32, 16)
+    store, query = store_of("fp8", shape, torch.float16), query_of(shape, torch.float16)
     check(emulator(), store, query, Attention(scaling=0.3, **extras(shape)[extra]))
 
 
@@ -139,6 +157,8 @@ def test_the_same_input_gives_the_same_bits_in_any_order_of_threads() -> None:
 def test_every_kernel_of_the_quick_pass_was_executed() -> None:
     for spec in ("int:bits=4", "int:bits=2", "fp8"):
         check_shape(emulator(), spec, SHAPES[1], quick_dtype(spec))
+    for spec in ("int:bits=4", "fp8"):
+        check_shape(emulator(), spec, MANY_SHAPES[1], quick_dtype(spec))
     assert set(emulator().kernels) <= emulator().launched
 
 
@@ -168,6 +188,11 @@ def test_attention_on_a_gpu_is_these_kernels_and_elsewhere_is_not(monkeypatch: p
     assert kernel.is_for(on_gpu, store)
     assert not kernel.is_for(on_gpu, store_of("int:bits=4", shape, torch.float16))
     assert not kernel.is_for(on_gpu, store_of("none", shape, torch.float32))
+    on_gpu.shape = (1, 2, 9, 32)
+    assert not kernel.is_for(on_gpu, store)
+    on_gpu.dtype = torch.float16
+    assert kernel.is_for(on_gpu, store_of("int:bits=4", shape, torch.float16))
+    on_gpu.shape, on_gpu.dtype = query.shape, query.dtype
     on_gpu.requires_grad = True
     assert not kernel.is_for(on_gpu, store)
     chosen = SimpleNamespace(is_for=lambda query, store: True, attend=lambda query, store, attention: query + 1)
@@ -185,10 +210,13 @@ def test_every_kernel_gives_the_same_in_every_order_of_threads(spec: str, order:
     device.order = order
     for device.seed, (dtype, shape) in enumerate(product(DTYPE_LIST, (*SHAPES, *LARGE_SHAPES))):
         check_shape(device, spec, shape, dtype)
-    for name, extra in extras(SHAPES[2]).items():
-        dtype = DTYPE_LIST[len(name) % 3]
-        store, query = store_of(spec, SHAPES[2], dtype), query_of(SHAPES[2], dtype)
-        check(device, store, query, Attention(scaling=0.3, **extra))
+    for dtype, shape in product(registry.HALF_DTYPES, MANY_SHAPES):
+        check_shape(device, spec, shape, dtype)
+    for shape in (SHAPES[2], MANY_SHAPES[1]):
+        for name, extra in extras(shape).items():
+            dtype = registry.HALF_DTYPES[len(name) % 2]
+            store, query = store_of(spec, shape, dtype), query_of(shape, dtype)
+            check(device, store, query, Attention(scaling=0.3, **extra))
 
 
 @needs_emulator
@@ -197,4 +225,6 @@ def test_every_kernel_can_be_launched() -> None:
     device = emulator(is_whole=True)
     for spec, dtype in product(("int:bits=8", "int:bits=4", "int:bits=2", "fp8"), DTYPE_LIST):
         check_shape(device, spec, SHAPES[1], dtype)
+        if dtype in registry.HALF_DTYPES:
+            check_shape(device, spec, MANY_SHAPES[1], dtype)
     assert device.launched == set(ALL)

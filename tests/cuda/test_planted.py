@@ -210,7 +210,7 @@ MISTAKES = {
         (WRONG, RACE),
     ),
     "weights of other lanes are read without a barrier": Mistake(
-        "attention.cuh", "        __syncwarp();\n    }", "    }", ATTEND, OF_ATTENTION, (FAIR, RACE)
+        "attention_few.cu", "        __syncwarp();\n#pragma", "#pragma", ATTEND, OF_ATTENTION, (FAIR, RACE)
     ),
     "a token past the end of the window is read": Mistake(
         "attention.cuh", "min(token, tokens - 1)", "token",
