@@ -8,6 +8,7 @@ import torch
 
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Float, Int, Launcher, Long, Pointer, launcher
+from tilepress.kernels.cuda.panels import require_on
 from tilepress.kernels.errors import CodecError
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.reference.attention import Attention
@@ -44,10 +45,14 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
     """The same by kernels of this device.
 
     Raises:
-        CodecError: tiles that kernels can't read.
+        CodecError: tiles that kernels can't read, or a mask, slopes or sinks on another device than the queries.
     """
     layout = store.layout
     group, value_size = layout.group, layout.value_size
+    for name in ("mask", "slopes", "sinks"):
+        extra: torch.Tensor | None = getattr(attention, name)
+        if extra is not None:
+            require_on(query, name, extra)
     query = query.contiguous() if query.data_ptr() % 16 == 0 else query.clone(memory_format=torch.contiguous_format)
     sequences, heads, queries, _ = query.shape
     tiles = tile_addresses(store)
@@ -88,6 +93,7 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
     return result
 
 
+# Addresses of blocks and their numbers of tiles, and what follows from them.
 _known: WeakKeyDictionary[KvStore, tuple[list[int], torch.Tensor]] = WeakKeyDictionary()
 
 

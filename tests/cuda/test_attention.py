@@ -180,6 +180,15 @@ def test_tiles_at_crooked_addresses_are_refused() -> None:
         kernel.tile_addresses(store)
 
 
+@needs_emulator
+@pytest.mark.parametrize("name", ("mask", "slopes", "sinks"))
+def test_what_lies_on_another_device_is_refused(name: str) -> None:
+    shape = SHAPES[1]
+    store, query = store_of("int:bits=4", shape, torch.float32), query_of(shape, torch.float32)
+    with pytest.raises(CodecError, match=f"{name} is on meta"):
+        kernel.attend_on(emulator(), query, store, Attention(1.0, **{name: torch.ones(2, device="meta")}))
+
+
 def test_attention_on_a_gpu_is_these_kernels_and_elsewhere_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = SHAPES[1]
     store, query = store_of("int:bits=4", shape, torch.float32), query_of(shape, torch.float32)

@@ -74,6 +74,8 @@ ZFP_DECODE = f"{ZFP}::test_any_values_and_any_bytes_are_decoded_as_by_the_refere
 OF_TILES, OF_TRELLIS = "Integer<4>|add_splits", "Bits<4>|walsh_hadamard|hartley|trellis_prepare|add_splits"
 OF_LOSSLESS, OF_SZ = "lossless_decode<Bfloat16", "sz_high_parts<Bfloat16|sz_values<Bfloat16"
 ATTEND, OF_ATTENTION = f"{ATTENTION}::test_attention_is_that_of_the_reference[fp8]", "_few<E4m3|_merge<Float16"
+ATTEND_MANY = f"{ATTENTION}::test_attention_of_many_queries_is_that_of_the_reference[fp8]"
+OF_ATTENTION_MANY = "attention_many<E4m3|_merge<Float16"
 
 MISTAKES = {
     "no barrier between writing and reading": Mistake(
@@ -221,6 +223,16 @@ MISTAKES = {
         "sums_[block][i];\n                    }\n                }\n            __syncthreads();",
         "sums_[block][i];\n                    }\n                }",
         ATTEND, OF_ATTENTION, (RACE,),
+    ),
+    "no barrier between decoding tokens and multiplying them": Mistake(
+        "attention_many.cu",
+        "__syncthreads();\n                mine.template multiply_keys<true>",
+        "mine.template multiply_keys<true>",
+        ATTEND_MANY, OF_ATTENTION_MANY, (FAIR, RACE),
+    ),
+    "tokens are decoded over those that are multiplied": Mistake(
+        "attention_many.cu", "__syncthreads();\n                decoder.keys", "decoder.keys",
+        ATTEND_MANY, OF_ATTENTION_MANY, (GREEDY, RACE),
     ),
 }  # fmt: skip
 """The first eight are those of the table of what each way of watching finds, in docs/cuda.md."""
