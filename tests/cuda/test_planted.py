@@ -209,7 +209,7 @@ MISTAKES = {
     ),
     "a tile's stage is overwritten while it is read": Mistake(
         "attention_stages.cuh", "kStages - 2>();\n        __syncwarp();", "kStages - 2>();", ATTEND, OF_ATTENTION,
-        (WRONG, RACE),
+        (WRONG,),
     ),
     "weights of other lanes are read without a barrier": Mistake(
         "attention_few.cu", "        __syncwarp();\n#pragma", "#pragma", ATTEND, OF_ATTENTION, (FAIR, RACE)
