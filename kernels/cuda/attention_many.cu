@@ -216,9 +216,13 @@ private:
     float sums_[kMostBlocks][2][4] = {};
 };
 
+// Blocks of a multiprocessor, whose registers they share: what would spill on sm_100 gets more of them.
+template <class Code, class Dtype>
+constexpr int kManyBlocks = Code::kBits == 4 && kIsSame<Dtype, Float16> ? 2 : 3;
+
 // partials: [units * rows][splits][value_size + 4].
 template <class Code, class Dtype>
-__global__ void __launch_bounds__(kAttentionThreads, 3)
+__global__ void __launch_bounds__(kAttentionThreads, kManyBlocks<Code, Dtype>)
     attention_many(const u16* query, const i64* tiles, const u16* window_keys, const u16* window_values,
                    const float* slopes, const float* bias, float* partials, int group, int key_size, int value_size,
                    int kv_heads, int heads, int queries, int tile_count, int window_tokens, int room, float scaling,

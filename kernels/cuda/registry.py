@@ -255,7 +255,7 @@ def attention_many(codec: str, bits: int, dtype: torch.dtype) -> Kernel:
     """Attention of many queries of `dtype`, of 16 bits, over a cache of this codec."""
     keys, values = KV_SLICE_CHANNELS * (KV_PASS_TOKENS + 8), KV_PASS_TOKENS * (KV_SLICE_CHANNELS + 8)
     arguments = KV_CODES[codec, bits], DTYPE_TYPES[dtype]
-    return Kernel("attention_many.cu", "attention_many", arguments, 32 * KV_WARPS, 2 * (keys + values), 168)
+    return Kernel("attention_many.cu", "attention_many", arguments, 32 * KV_WARPS, 2 * (keys + values), 255)
 
 
 def attention_merge(dtype: torch.dtype) -> Kernel:
