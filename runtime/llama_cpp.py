@@ -75,8 +75,10 @@ def _loaded(file: Path) -> Iterator[LlamaCppRunner]:
         context = llama.llama_init_from_model(model, options)
         if not context:
             raise RecipeError(f"{file}: {NAME} can't run this model")
-        yield LlamaCppRunner(llama, model, context)
-        llama.llama_free(context)
+        try:
+            yield LlamaCppRunner(llama, model, context)
+        finally:
+            llama.llama_free(context)
     finally:
         llama.llama_model_free(model)
 
