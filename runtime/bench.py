@@ -81,27 +81,32 @@ def bench(
             installed.
     """
     with TemporaryDirectory(prefix="tilepress-") as folder, ExitStack() as loaded:
-        contestants = _contestants(models, peers, Path(folder))
-        total = len(contestants) * (1 + ROUNDS)
+        entered = contestants(models, peers, Path(folder))
+        total = len(entered) * (1 + ROUNDS)
         runners: list[tuple[Runner, float]] = []
-        for number, contestant in enumerate(contestants):
+        for number, contestant in enumerate(entered):
             report(number, total, contestant.name)
             begin = time.perf_counter()
             runner = loaded.enter_context(contestant.load())
             runners.append((runner, time.perf_counter() - begin))
-        speeds: list[list[Speed]] = [[] for _ in contestants]
-        for turn in range(ROUNDS * len(contestants)):
-            number = turn % len(contestants)
-            report(len(contestants) + turn, total, contestants[number].name)
+        speeds: list[list[Speed]] = [[] for _ in entered]
+        for turn in range(ROUNDS * len(entered)):
+            number = turn % len(entered)
+            report(len(entered) + turn, total, entered[number].name)
             speeds[number].append(_measure(runners[number][0]))
         report(total, total, "")
         return [
             _row(contestant, *runner, of_turns)
-            for contestant, runner, of_turns in zip(contestants, runners, speeds, strict=True)
+            for contestant, runner, of_turns in zip(entered, runners, speeds, strict=True)
         ]
 
 
-def _contestants(models: Sequence[str | Path], peers: Sequence[str], folder: Path) -> list[Contestant]:
+def contestants(models: Sequence[str | Path], peers: Sequence[str], folder: Path) -> list[Contestant]:
+    """Who takes part in `bench`, with these arguments; files that are made for peers lie in `folder`.
+
+    Raises:
+        TilepressError: as `bench`.
+    """
     unknown = next((peer for peer in peers if peer != llama_cpp.NAME), None)
     if unknown is not None:
         raise RecipeError(f"no peer is called {unknown!r}; there is {llama_cpp.NAME}")
