@@ -98,7 +98,8 @@ def _arguments(
         # Memory of its own and of this very size, so that the first byte beyond it is seen.
         tensor = torch.zeros(shape, dtype=dtype)
         flat = tensor.view(-1).view(torch.uint8)
-        flat.copy_(torch.frombuffer(bytearray(itertools.islice(others, flat.numel())), dtype=torch.uint8))
+        if flat.numel():
+            flat.copy_(torch.frombuffer(bytearray(itertools.islice(others, flat.numel())), dtype=torch.uint8))
         return tensor
 
     codes = torch.zeros(size, dtype=torch.uint8)
