@@ -15,7 +15,7 @@ the base classes is imported only when a model is loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,11 @@ class TilepressQuantizer(HfQuantizer):
             raise FormatError(
                 f"the checkpoint has format version {version}, this tilepress reads up to {FORMAT_VERSION}; upgrade it"
             )
-        if any(str(device).startswith("cuda") or type(device) is int for device in (device_map or {}).values()):
+        if isinstance(device_map, Mapping):
+            uses_gpu = any(str(device).startswith("cuda") or type(device) is int for device in device_map.values())
+        else:  # "auto" and the like take the GPUs that there are
+            uses_gpu = device_map is not None and torch.cuda.is_available()
+        if uses_gpu:
             require_gpu()
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
