@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from tilepress.kernels import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 DEFAULT_TOKENS = 3072
 """Tokens that are evaluated unless asked otherwise."""
@@ -62,6 +65,8 @@ def load_tokenizer(folder: Path, source: object) -> PreTrainedTokenizerBase:
     Raises:
         RecipeError: there is none that Transformers can load.
     """
+    from transformers import AutoTokenizer  # Half a second to import, which conversions without a text don't wait for.
+
     reason = "none of its files is there"
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)

@@ -47,6 +47,12 @@ struct Locks {
     char of_block[2], of_warps[32][2];
 };
 
+// Where the threads of a block meet.
+struct Meetings {
+    Warp warps[32];
+    Locks locks;
+};
+
 constexpr unsigned kMostThreads = 1024;
 constexpr std::size_t kMostShared = 227 * 1024;
 constexpr std::size_t kCopyBytes = 16;
@@ -58,8 +64,8 @@ struct Scheduler {
     std::mt19937 random;
     std::vector<std::unique_ptr<Runner>> runners;
     std::vector<unsigned> runner_of;  // a thread's number -> who plays it
-    Warp warps[32];
-    Locks locks, begin_and_end;
+    Meetings* meetings = nullptr;     // of the block that runs
+    Locks begin_and_end;
     Runner* running = nullptr;
     bool has_failed = false;
     char error[512];
@@ -186,7 +192,7 @@ void run_block(Order order) {
         runner.open.clear();
         runner.groups.clear();
     }
-    for (Warp& warp : s.warps) warp.arrived = 0;
+    for (Warp& warp : s.meetings->warps) warp.arrived = 0;
     release(&s.begin_and_end.of_block[0]);
     while (!s.has_failed && count(State::done) < threads()) {
         const bool has_run = run_turn(order);
@@ -222,7 +228,7 @@ void fail(const char* format, ...) {
 
 void meet_block(int line) {
     Runner& runner = *s.running;
-    char* lock = &s.locks.of_block[runner.block_meetings++ % 2];
+    char* lock = &s.meetings->locks.of_block[runner.block_meetings++ % 2];
     release(lock);
     wait(State::at_block, line);
     acquire(lock);
@@ -230,11 +236,11 @@ void meet_block(int line) {
 
 void meet_warp(unsigned mask, int line) {
     Runner& runner = *s.running;
-    Warp& warp = s.warps[runner.thread.warp];
+    Warp& warp = s.meetings->warps[runner.thread.warp];
     if (!(mask >> runner.thread.lane & 1)) fail("line %d: the mask %08x lacks the lane that calls", line, mask);
     const unsigned in_block = threads() - 32 * runner.thread.warp;
     if (in_block < 32 && mask >> in_block != 0) fail("line %d: the mask %08x has lanes that are not there", line, mask);
-    char* lock = &s.locks.of_warps[runner.thread.warp][runner.warp_meetings++ % 2];
+    char* lock = &s.meetings->locks.of_warps[runner.thread.warp][runner.warp_meetings++ % 2];
     release(lock);
     runner.mask = mask;
     warp.arrived |= 1u << runner.thread.lane;
@@ -257,7 +263,7 @@ void meet_warp(unsigned mask, int line) {
 
 const unsigned char* gather_bytes(unsigned mask, const void* value, std::size_t size, int line) {
     Runner& runner = *s.running;
-    unsigned char* all = s.warps[runner.thread.warp].left[runner.warp_meetings % 2];
+    unsigned char* all = s.meetings->warps[runner.thread.warp].left[runner.warp_meetings % 2];
     std::memcpy(all + runner.thread.lane * kMostGathered, value, size);
     meet_warp(mask, line);
     return all;
@@ -319,8 +325,12 @@ extern "C" const char* emulator_launch(void (*entry)(void**), const unsigned* gr
     const unsigned flags = _mm_getcsr();
     _mm_setcsr(flags | 0x8040u);  // flush to zero, denormals are zero: -ftz=true
     std::vector<std::unique_ptr<SharedMemory>> shared;
+    std::vector<std::unique_ptr<Meetings>> meetings;
     for (const std::uint64_t number : numbers) {
-        if (shared.empty() || !orders_blocks) shared.push_back(std::make_unique<SharedMemory>(shared_bytes));
+        if (shared.empty() || !orders_blocks) {
+            shared.push_back(std::make_unique<SharedMemory>(shared_bytes));
+            meetings.push_back(std::make_unique<Meetings>());
+        }
         for (unsigned i = 0; i < threads(); ++i) {
             Fiber& fiber = s.runners[i]->fiber;
             if (fiber.stack == nullptr || !orders_blocks) start(fiber, run_thread);
@@ -328,6 +338,7 @@ extern "C" const char* emulator_launch(void (*entry)(void**), const unsigned* gr
         if (orders_blocks) acquire(&s.begin_and_end.of_block[1]);
         shared.back()->spoil();
         s.launch.dynamic_shared = shared.back()->bytes();
+        s.meetings = meetings.back().get();
         s.launch.block_index = {static_cast<unsigned>(number % grid[0]),
                                 static_cast<unsigned>(number / grid[0] % grid[1]),
                                 static_cast<unsigned>(number / grid[0] / grid[1])};
