@@ -275,7 +275,8 @@ def draw(figures: Iterable[Mapping[str, Any]], caption: str, path: Path) -> None
         lines.setdefault(one["line"], []).append((one["bits_per_weight"], one["kl_mean"]))
     chart, axes = pyplot.subplots(figsize=(9, 6.5), dpi=80)
     families = sorted({line.partition(",")[0] for line in lines})
-    colours = {family: f"C{number % 10}" for number, family in enumerate(families)}
+    palette = pyplot.get_cmap("tab20").colors[::2] + pyplot.get_cmap("tab20").colors[1::2]
+    colours = dict(zip(families, palette, strict=False))
     for line, places in sorted(lines.items()):
         family, _, kind = line.partition(", ")
         style = {"plain": "o:", "calibrated": "o-"}.get(kind, "s-")
