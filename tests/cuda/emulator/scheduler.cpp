@@ -98,6 +98,7 @@ unsigned threads() {
 void wait(State state, int line) {
     s.running->state = state;
     s.running->line = line;
+    release(&s.begin_and_end.of_block[1]);  // where a launch fails, threads end here
     leave(s.running->fiber);
 }
 
@@ -223,6 +224,7 @@ void fail(const char* format, ...) {
     std::vsnprintf(s.error + used, sizeof s.error - static_cast<std::size_t>(used), format, list);
     va_end(list);
     s.has_failed = true;
+    release(&s.begin_and_end.of_block[1]);
     for (;;) leave(s.running->fiber);
 }
 
