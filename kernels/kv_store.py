@@ -68,6 +68,7 @@ class KvStore:
         self.blocks: list[torch.Tensor] = []
         self._layout: KvLayout | None = None
         self._keys = self._values = torch.empty(0, 0, 0, 0)
+        self._addresses: tuple[list[int], torch.Tensor] | None = None
 
     @property
     def layout(self) -> KvLayout:
@@ -114,6 +115,21 @@ class KvStore:
     def window_room(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Keys and values of the window with all its room, both contiguous, and how many tokens are there."""
         return self._keys, self._values, self.dense_tokens
+
+    def tile_addresses(self) -> torch.Tensor:
+        """Where each tile begins, int64 on the device of the cache; the same tensor as long as no tile comes or goes.
+
+        Raises:
+            CodecError: tiles that don't begin at multiples of 16 bytes.
+        """
+        places = [place for block in self.blocks for place in (block.data_ptr(), len(block))]
+        if self._addresses is None or self._addresses[0] != places:
+            if any(block.data_ptr() % 16 or not block.is_contiguous() for block in self.blocks):
+                raise CodecError("the tiles of a KV cache do not begin at a multiple of 16 bytes")
+            of_tiles = [block.data_ptr() + i * block[0].nbytes for block in self.blocks for i in range(len(block))]
+            tiles = torch.tensor(of_tiles, dtype=torch.int64, device=self.window_keys.device)
+            self._addresses = places, tiles
+        return self._addresses[1]
 
     def append(self, keys: torch.Tensor, values: torch.Tensor, first_seen: int = 0) -> None:
         """Add tokens to every sequence: [sequences, heads, tokens, channels].

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tilepress.kernels import _native
+from tilepress.kernels.attention_extras import bias_of, bias_steps, floats
 from tilepress.kernels.cpu import panels
 from tilepress.kernels.cpu.buffers import DTYPE_NAMES, buffer
 from tilepress.kernels.cpu.instruction_set import instruction_set
@@ -39,9 +40,7 @@ def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.T
     query = query.contiguous()
     sequences, heads, queries, _ = query.shape
     result = query.new_empty(sequences, heads, queries, store.layout.value_size)
-    slopes, sinks = _floats(attention.slopes), _floats(attention.sinks)
-    bias = _bias(attention.mask)
-    steps = (0, 0, 0) if bias is None else _steps(bias)
+    slopes, sinks, bias = floats(attention.slopes), floats(attention.sinks), bias_of(attention.mask)
     try:
         _native.attention_attend(
             instruction_set(),
@@ -58,7 +57,7 @@ def attend(query: torch.Tensor, store: KvStore, attention: Attention) -> torch.T
             buffer(slopes),
             buffer(sinks),
             buffer(bias),
-            steps,
+            bias_steps(bias),
             torch.get_num_threads(),
         )
     except ValueError as error:
@@ -85,22 +84,3 @@ def cache_of(store: KvStore) -> _native.KvCache:
         tokens,
         dtype_name(layout.dtype),
     )
-
-
-def _floats(values: torch.Tensor | None) -> torch.Tensor | None:
-    return None if values is None else values.detach().float().contiguous()
-
-
-def _bias(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """What is added to scores, float32 contiguous in the shape of the mask."""
-    if mask is None:
-        return None
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-    return mask.detach().float().contiguous()
-
-
-def _steps(bias: torch.Tensor) -> tuple[int, int, int]:
-    """Values from one sequence, head or query to the next; none where all share them."""
-    steps = [stride if size > 1 else 0 for size, stride in zip(bias.shape, bias.stride(), strict=True)]
-    return steps[0], steps[1], steps[2]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
-
 import torch
 
+from tilepress.kernels.attention_extras import bias_of, bias_steps, floats
 from tilepress.kernels.cuda import registry
 from tilepress.kernels.cuda.launch import Float, Int, Launcher, Long, Pointer, launcher
 from tilepress.kernels.cuda.panels import require_on
-from tilepress.kernels.errors import CodecError
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.reference.attention import Attention
 
@@ -55,7 +53,7 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
             require_on(query, name, extra)
     query = query.contiguous() if query.data_ptr() % 16 == 0 else query.clone(memory_format=torch.contiguous_format)
     sequences, heads, queries, _ = query.shape
-    tiles = tile_addresses(store)
+    tiles = store.tile_addresses()
     keys, values, window_tokens = store.window_room
 
     kernel_of, block_rows, workers = (
@@ -69,7 +67,7 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
     wanted = _BLOCKS_A_MULTIPROCESSOR * device.multiprocessors // blocks
     splits = max(1, min(wanted, -(-passes // workers), registry.MOST_GRID_Y))
     partials = query.new_empty(units * rows, splits, value_size + _PARTIAL_EXTRAS, dtype=torch.float32)
-    slopes, sinks, bias = _floats(attention.slopes), _floats(attention.sinks), _bias(attention.mask)
+    slopes, sinks, bias = floats(attention.slopes), floats(attention.sinks), bias_of(attention.mask)
     device.launch(
         kernel_of(store.params.codec, store.params.bits, query.dtype),
         (blocks, splits),
@@ -81,7 +79,7 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
             Float(attention.softcap or 0.0),
             Int(attention.is_causal),
             Int(attention.window),
-            *map(Long, _steps(bias)),
+            *map(Long, bias_steps(bias)),
         ),
     )
     result = query.new_empty(sequences, heads, queries, value_size)
@@ -91,43 +89,3 @@ def attend_on(device: Launcher, query: torch.Tensor, store: KvStore, attention: 
         (*map(Pointer, (partials, sinks, result)), *map(Int, (splits, value_size, heads, queries))),
     )
     return result
-
-
-# Addresses of blocks and their numbers of tiles, and what follows from them.
-_known: WeakKeyDictionary[KvStore, tuple[list[int], torch.Tensor]] = WeakKeyDictionary()
-
-
-def tile_addresses(store: KvStore) -> torch.Tensor:
-    """Where each tile begins, int64 on the device of the cache; the same tensor as long as no tile comes or goes."""
-    blocks = [block.data_ptr() for block in store.blocks]
-    numbers = [len(block) for block in store.blocks]
-    before = _known.get(store)
-    if before is not None and before[0] == blocks + numbers:
-        return before[1]
-    if any(block.data_ptr() % 16 or not block.is_contiguous() for block in store.blocks):
-        raise CodecError("the tiles of a KV cache do not begin at a multiple of 16 bytes")
-    of_tiles = [block.data_ptr() + i * block[0].nbytes for block in store.blocks for i in range(len(block))]
-    tiles = torch.tensor(of_tiles, dtype=torch.int64, device=store.window_keys.device)
-    _known[store] = blocks + numbers, tiles
-    return tiles
-
-
-def _floats(values: torch.Tensor | None) -> torch.Tensor | None:
-    return None if values is None else values.detach().float().contiguous()
-
-
-def _bias(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """What is added to scores, float32 contiguous in the shape of the mask."""
-    if mask is None:
-        return None
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
-    return mask.detach().float().contiguous()
-
-
-def _steps(bias: torch.Tensor | None) -> tuple[int, int, int]:
-    """Values from one sequence, head or query to the next; none where all share them."""
-    if bias is None:
-        return 0, 0, 0
-    steps = [stride if size > 1 else 0 for size, stride in zip(bias.shape, bias.stride(), strict=True)]
-    return steps[0], steps[1], steps[2]

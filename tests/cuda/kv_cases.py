@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -11,6 +11,8 @@ from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import parse_kv_spec
 from tilepress.kernels.reference import attention as reference
 from tilepress.kernels.reference.attention import Attention
+
+from ..kernels.attention_cases import random
 
 
 class Shape(NamedTuple):
@@ -40,11 +42,6 @@ MANY_SHAPES = (Shape(1, 4, 2, 40, 290, 64, 48), Shape(2, 2, 2, 9, 200, 144, 32),
 LARGE_SHAPES = (Shape(1, 4, 2, 1, 270, 256, 256), Shape(2, 2, 1, 5, 100, 144, 512), Shape(1, 1, 1, 8, 330, 512, 16))
 
 
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers, always the same."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def store_of(spec: str, shape: Shape, dtype: torch.dtype, *, window: int = 16, device: str = "cpu") -> KvStore:
     """A cache whose keys are no smaller on one side of zero."""
     store = KvStore(parse_kv_spec(spec), window)
@@ -57,33 +54,6 @@ def store_of(spec: str, shape: Shape, dtype: torch.dtype, *, window: int = 16, d
 def query_of(shape: Shape, dtype: torch.dtype) -> torch.Tensor:
     """Queries that fit the cache."""
     return random(shape.sequences, shape.heads, shape.queries, shape.key_size).to(dtype)
-
-
-def extras(shape: Shape) -> dict[str, dict[str, Any]]:
-    """What attention does besides softmax(q k^T) v, by name."""
-    sequences, heads, _, queries, tokens, _, _ = shape
-    padding = torch.ones(sequences, 1, 1, tokens, dtype=torch.bool)
-    padding[0, ..., : tokens // 2] = False
-    nothing = torch.ones(1, heads, queries, tokens, dtype=torch.bool)
-    nothing[:, 0, 0] = False
-    return {
-        "bidirectional": {"is_causal": False},
-        "window": {"window": 70},
-        "narrow window": {"window": 1},
-        "padding": {"mask": padding, "is_causal": False},
-        "additive mask": {"mask": random(sequences, heads, queries, tokens, seed=5), "is_causal": False},
-        "nothing seen": {"mask": nothing, "is_causal": False},
-        "alibi": {"slopes": 2.0 ** -torch.arange(1.0, heads + 1)},
-        "softcap": {"softcap": 3.0},
-        "sinks": {"sinks": random(heads, seed=6)},
-        "all": {
-            "mask": padding,
-            "window": 40,
-            "slopes": random(heads, seed=7).abs() / 9,
-            "softcap": 5.0,
-            "sinks": random(heads, seed=8),
-        },
-    }
 
 
 def assert_as_the_reference(found: torch.Tensor, query: torch.Tensor, store: KvStore, attention: Attention) -> None:

@@ -17,6 +17,7 @@ from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import parse_kv_spec
 from tilepress.kernels.reference.attention import Attention
 
+from ..kernels.attention_cases import extras, random
 from . import emulation
 from .cases import DTYPE_LIST
 from .emulation import Emulator, Order
@@ -27,9 +28,7 @@ from .kv_cases import (
     SPECS,
     Shape,
     assert_as_the_reference,
-    extras,
     query_of,
-    random,
     store_of,
 )
 
@@ -75,10 +74,17 @@ def test_attention_is_that_of_the_reference(spec: str) -> None:
 
 
 @needs_emulator
+@pytest.mark.parametrize(
+    ("spec", "shape", "dtype"),
+    [
+        ("int:bits=2", Shape(2, 6, 2, 2, 150, 32, 16), torch.float32),
+        ("fp8", Shape(2, 4, 2, 11, 150, 32, 16), torch.float16),
+    ],
+    ids=("few queries", "many queries"),
+)
 @pytest.mark.parametrize("extra", extras(SHAPES[0]))
-def test_masks_windows_biases_caps_and_sinks(extra: str) -> None:
-    shape = Shape(2, 6, 2, 2, 150, 32, 16)
-    store, query = store_of("int:bits=2", shape, torch.float32), query_of(shape, torch.float32)
+def test_masks_windows_biases_caps_and_sinks(extra: str, spec: str, shape: Shape, dtype: torch.dtype) -> None:
+    store, query = store_of(spec, shape, dtype), query_of(shape, dtype)
     check(emulator(), store, query, Attention(scaling=0.3, **extras(shape)[extra]))
 
 
@@ -87,14 +93,6 @@ def test_masks_windows_biases_caps_and_sinks(extra: str) -> None:
 def test_attention_of_many_queries_is_that_of_the_reference(spec: str) -> None:
     for shape in (MANY_SHAPES[0], MANY_SHAPES[1 + QUICK_SPECS.index(spec) % 2]):
         check_shape(emulator(), spec, shape, quick_dtype(spec))
-
-
-@needs_emulator
-@pytest.mark.parametrize("extra", extras(MANY_SHAPES[0]))
-def test_masks_windows_biases_caps_and_sinks_of_many_queries(extra: str) -> None:
-    shape = Shape(2, 4, 2, 11, 150, 32, 16)
-    store, query = store_of("fp8", shape, torch.float16), query_of(shape, torch.float16)
-    check(emulator(), store, query, Attention(scaling=0.3, **extras(shape)[extra]))
 
 
 @needs_emulator
@@ -164,12 +162,12 @@ def test_every_kernel_of_the_quick_pass_was_executed() -> None:
 
 def test_where_tiles_begin_is_told_to_the_device_only_when_it_changes() -> None:
     store = store_of("int:bits=4", Shape(1, 1, 1, 1, 200, 32, 32), torch.float32)
-    before = kernel.tile_addresses(store)
+    before = store.tile_addresses()
     assert before.tolist() == [block[i].data_ptr() for block in store.blocks for i in range(len(block))]
-    assert kernel.tile_addresses(store) is before
+    assert store.tile_addresses() is before
     for _ in range(64):
         store.append(torch.zeros(1, 1, 1, 32), torch.zeros(1, 1, 1, 32))
-    assert len(kernel.tile_addresses(store)) == len(before) + 1
+    assert len(store.tile_addresses()) == len(before) + 1
 
 
 def test_tiles_at_crooked_addresses_are_refused() -> None:
@@ -177,7 +175,7 @@ def test_tiles_at_crooked_addresses_are_refused() -> None:
     of_block = store.blocks[0]
     store.blocks[0] = torch.empty(of_block.numel() + 8, dtype=torch.uint8)[8:].view(of_block.shape)
     with pytest.raises(CodecError, match="multiple of 16"):
-        kernel.tile_addresses(store)
+        store.tile_addresses()
 
 
 @needs_emulator

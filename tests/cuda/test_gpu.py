@@ -12,6 +12,7 @@ from tilepress.kernels.cuda import attention as attention_kernels
 from tilepress.kernels.cuda.launch import is_installed, launcher
 from tilepress.kernels.reference.attention import Attention
 
+from ..kernels.attention_cases import extras
 from . import instructions, kv_cases
 from .cases import (
     DTYPE_LIST,
@@ -151,7 +152,7 @@ def test_attention_over_tiles_is_that_of_the_reference(spec: str) -> None:
             assert attention_kernels.is_for(query, store) == (dtype != torch.float32 or shape.queries <= 8)
             plain = Attention(scaling=shape.key_size**-0.5)
             kv_cases.assert_as_the_reference(attend(query, store, plain), query, store, plain)
-        for extra in kv_cases.extras(kv_cases.SHAPES[2]).values():
+        for extra in extras(kv_cases.SHAPES[2]).values():
             store = kv_cases.store_of(spec, kv_cases.SHAPES[2], dtype, device="cuda")
             query = kv_cases.query_of(kv_cases.SHAPES[2], dtype).cuda()
             there = {name: one.cuda() if isinstance(one, torch.Tensor) else one for name, one in extra.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from tilepress.kernels.attention import attend
 from tilepress.kernels.kv_store import KvStore
 from tilepress.kernels.layout.kv import parse_kv_spec
 from tilepress.kernels.reference.attention import Attention
+
+from .attention_cases import extras, random
 
 SPECS = ("int:bits=8", "int:bits=4", "int:bits=2", "fp8", "none", "int:bits=4,group=32", "fp8:group=16", "zfp:rate=8")
 SHAPES = (
@@ -42,10 +43,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     active.cache_clear()
     yield request.param
     active.cache_clear()
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def store_of(spec: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> KvStore:
@@ -110,36 +107,6 @@ def test_half_precision_comes_back_in_half_precision(dtype: torch.dtype) -> None
         store, query = store_of("int:bits=4", shape, dtype), query_of(shape).to(dtype)
         attention = Attention(scaling=shape[5] ** -0.5)
         assert_as_defined(attend(query, store, attention), query, store, attention)
-
-
-def extras(shape: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    sequences, heads, _, queries, tokens, _, _ = shape
-    seen = random(sequences, 1, queries, tokens, seed=4) > 0
-    padding = torch.ones(sequences, 1, 1, tokens, dtype=torch.bool)
-    padding[0, ..., : tokens // 2] = False
-    nothing = torch.ones(1, heads, queries, tokens, dtype=torch.bool)
-    nothing[:, 0, 0] = False
-    return {
-        "bidirectional": {"is_causal": False},
-        "window": {"window": 70},
-        "narrow window": {"window": 1},
-        "left padding": {"mask": padding, "is_causal": False},
-        "padding and causal": {"mask": padding},
-        "bool mask": {"mask": seen, "is_causal": False},
-        "additive mask": {"mask": random(sequences, heads, queries, tokens, seed=5), "is_causal": False},
-        "nothing seen": {"mask": nothing, "is_causal": False},
-        "additive minus infinity": {"mask": torch.zeros(nothing.shape).masked_fill(~nothing, -torch.inf)},
-        "alibi": {"slopes": 2.0 ** -torch.arange(1.0, heads + 1)},
-        "softcap": {"softcap": 3.0},
-        "sinks": {"sinks": random(heads, seed=6)},
-        "all": {
-            "mask": padding,
-            "window": 40,
-            "slopes": random(heads, seed=7).abs() / 9,
-            "softcap": 5.0,
-            "sinks": random(heads, seed=8),
-        },
-    }
 
 
 @pytest.mark.parametrize("extra", extras(SHAPES[0]))
